@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> None:
     port, backend_port = free_port(), free_port()
     chat = Service("chat", sys.executable)
     # Streams that are long are all open at once.
-    backend = relay.serving("backend", "off", backend_port, backend_port, _LONG)
-    gateway = relay.serving("ours", "on", port, backend_port)
+    backend = relay.serving("backend", backend_port, backend_port, _LONG)
+    gateway = relay.serving("ours", port, backend_port)
     with running(backend, gateway, chat):
         files, kib = uvloop.run(_open_streams(gateway))
         probe_ms, probed_ms = uvloop.run(_probe_ms(gateway))
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
 def _stream_ms(events: int) -> float:
     """Return what the gateway spends on a stream of so many events."""
     port, backend_port = free_port(), free_port()
-    gateway = {relay.GATEWAY: relay.serving("ours", "on", port, backend_port)}
+    gateway = {relay.GATEWAY: relay.serving("ours", port, backend_port)}
     (turns,) = relay.costs_ms(gateway, backend_port, events).values()
     return statistics.median(turns)
 

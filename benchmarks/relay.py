@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import uvicorn
 import uvloop
 
 from benchmarks.contestants import Server, free_port, in_turn, running
@@ -28,20 +29,20 @@ from services.server import uvicorn_http
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
 
-_EVENTS, _APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 32, 0.005, 32, 640, 5
+_EVENTS, _APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 32, 0.005, 32, 1600, 5
 GATEWAY, NGINX, AIOHTTP = "Bentovox gateway", "nginx", "aiohttp relay"
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 _PATH = "/v1/chat/completions"
 
 
 def ours() -> Any:
-    """Return the gateway before the backend, as a role serves it; a uvicorn factory."""
+    """Return the gateway before the backend, as a role serves it."""
     uvicorn_http.install()
     return Shell(build(GatewaySettings(), {"chat": [_backend_url()]}))
 
 
 def with_aiohttp() -> Any:
-    """Return the plainest relay that aiohttp's client allows; a uvicorn factory."""
+    """Return the plainest relay that aiohttp's client allows."""
     session: list[aiohttp.ClientSession] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -62,7 +63,7 @@ def with_aiohttp() -> Any:
 
 
 def backend() -> Any:
-    """Return the backend; a uvicorn factory."""
+    """Return the backend."""
     events = int(os.environ["RELAY_EVENTS"])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -88,17 +89,12 @@ def _backend_url() -> str:
     return os.environ["RELAY_BACKEND"]
 
 
-def serving(
-    factory: str, lifespan: str, port: int, backend_port: int, events: int = _EVENTS
-) -> Server:
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.relay:{factory}"),
-        *("--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"),
-        f"--lifespan={lifespan}",
-    ]
+def serving(what: str, port: int, backend_port: int, events: int = _EVENTS) -> Server:
+    """Return a server of `ours`, `with_aiohttp` or `backend`."""
+    command = [sys.executable, "-m", "benchmarks.relay", what, str(port)]
     url = f"http://127.0.0.1:{backend_port}"
     environment = {"RELAY_BACKEND": url, "RELAY_EVENTS": str(events)}
-    return Server(f"relay-{factory}", command, port, environment=environment)
+    return Server(f"relay-{what}", command, port, environment=environment)
 
 
 def with_nginx(program: str, port: int, backend_port: int) -> Server:
@@ -141,20 +137,24 @@ def costs_ms(
         uvloop.run(run(server.port, {}, concurrency=_CONCURRENCY, requests=requests))
         return (server.spent_s() - before_s) / requests * 1000
 
-    with running(serving("backend", "off", backend_port, backend_port, events), *relays.values()):
+    with running(serving("backend", backend_port, backend_port, events), *relays.values()):
         turns = {name: lambda *_, one=one: cost_ms(one) for name, one in relays.items()}
         return in_turn(turns, [f"{events} events"], _ROUNDS)[f"{events} events"]
 
 
-def main(events: str = "32") -> None:
+def main(what: str = "32", port: str = "") -> None:
+    if port:  # after what is installed in uvicorn: its own command would look that up too soon
+        app = {"ours": ours, "with_aiohttp": with_aiohttp, "backend": backend}[what]()
+        uvicorn.run(app, port=int(port), access_log=False, log_level="warning")
+        return
     backend_port, *ports = (free_port() for _ in range(4))
     relays = {
-        GATEWAY: serving("ours", "on", ports[0], backend_port),
-        AIOHTTP: serving("with_aiohttp", "off", ports[1], backend_port),
+        GATEWAY: serving("ours", ports[0], backend_port),
+        AIOHTTP: serving("with_aiohttp", ports[1], backend_port),
     }
     if program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
         relays[NGINX] = with_nginx(program, ports[2], backend_port)
-    print(json.dumps(costs_ms(relays, backend_port, int(events))))
+    print(json.dumps(costs_ms(relays, backend_port, int(what))))
 
 
 if __name__ == "__main__":

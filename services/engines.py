@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -15,7 +15,7 @@ class EngineEntry:
     """Where an engine is, and what it needs."""
 
     target: str  # module:Class
-    extra: str | None  # ours, which installs its library; None if none is needed
+    extra: str  # ours, which installs its library
     libraries: tuple[str, ...] = ()  # imported only when it starts
 
 
@@ -62,20 +62,17 @@ def create(role: str, name: str, **options: Any) -> Any:
     entry = engines.get(name)
     if entry is None:
         raise ConfigurationError(
-            f"{role} engine {name!r} is unknown; choose one of {', '.join(sorted(engines))}",
-            param="engine",
+            f"{role} engine {name!r} is unknown; choose one of {', '.join(sorted(engines))}"
         )
-    module, _, class_name = entry.target.partition(":")
     try:
         for library in entry.libraries:
             if find_spec(library) is None:
                 raise ImportError(f"No module named {library!r}", name=library)  # noqa: TRY301
-        return getattr(importlib.import_module(module), class_name)(**options)
+        return pkgutil.resolve_name(entry.target)(**options)
     except ImportError as error:
-        if entry.extra is None or (error.name or "").startswith("services"):
+        if (error.name or "").startswith("services"):
             raise  # ours, not a missing library
         raise ConfigurationError(
             f"{role} engine {name!r} needs {error.name or error}: "
-            f"pip install 'bentovox[{entry.extra}]'",
-            param="engine",
+            f"pip install 'bentovox[{entry.extra}]'"
         ) from error

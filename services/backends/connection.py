@@ -12,6 +12,7 @@ import asyncio
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self.idle_since = 0.0
         self.closed = False
+        self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
         self._on_lost = on_lost
         self._room = asyncio.Event()
         self._room.set()
@@ -97,15 +99,14 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self.pending: deque[bytes] = deque()
+        self.pending: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
         self.complete = False
         self._keep_alive = False
         self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
-        loop = asyncio.get_running_loop()
-        self._head: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        self._head: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
         """Begin an exchange with a request's bytes; `rest` follows as the backend takes it."""
@@ -128,21 +129,29 @@ class Connection(asyncio.Protocol):
             await self._head
             return
         # A fifth of the price of asyncio.timeout, at each request.
-        late = asyncio.get_running_loop().call_later(timeout_s, self._fail, TimeoutError())
+        late = self._loop.call_later(timeout_s, self._fail, TimeoutError())
         try:
             await self._head
         finally:
             late.cancel()
 
-    async def ended(self) -> None:
-        """Wait until the whole body has gone to the sink; BackendError if it breaks off."""
+    async def ended(self) -> bytes:
+        """Wait for the body's end, and return the last piece, so that both can go out together.
+
+        BackendError if it breaks off.
+        """
         await self._ended
+        return b"".join(self.pending)
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
-        """Pass the body to `sink` piece by piece, starting with what has already arrived."""
-        while self.pending:
-            sink(self.pending.popleft())
+        """Pass the body to `sink` as it arrives, all but what comes with its end."""
         self.sink = sink
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.pending and self.sink is not None and not self.complete:
+            self.sink(b"".join(self.pending))
+            self.pending.clear()
 
     async def pieces(
         self, silence_s: float | None = None, who: str = "The backend"
@@ -162,8 +171,12 @@ class Connection(asyncio.Protocol):
             if held_bytes > HELD_BYTES:
                 self.pause()
 
+        def end(_: object) -> None:
+            for piece in (*self.pending, b""):
+                sink(piece)
+
         self.flow_to(sink)
-        self._ended.add_done_callback(lambda _: arrived.put_nowait(b""))
+        self._ended.add_done_callback(end)
         try:
             while True:
                 try:
@@ -219,11 +232,12 @@ class Connection(asyncio.Protocol):
                 end.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived; bytes of the body are passed on at once."""
+        """Parse what arrived; what it has of the body is passed on at once, in one piece."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self.abort(BackendError(f"The backend sent no proper HTTP: {exc}."))
+        self._pass_on()
 
     def eof_received(self) -> None:
         """End a body that is delimited by the end of the connection (RFC 9112, section 6.3)."""
@@ -264,10 +278,7 @@ class Connection(asyncio.Protocol):
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
-        if self.sink is not None:
-            self.sink(body)
-        else:
-            self.pending.append(body)
+        self.pending.append(body)
 
     def on_message_complete(self) -> None:
         """Announce the end, unless this was only an interim answer."""
@@ -327,7 +338,7 @@ class Connections:
 
     async def take(self) -> Connection:
         """Return a connection; UnavailableError or DeadlineError if there is none in time."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._idle:
             connection = self._idle.pop()
             recent = now - connection.idle_since < _IDLE_S
@@ -339,7 +350,7 @@ class Connections:
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next exchange, or close it if it cannot be reused."""
         if connection.reusable and len(self._idle) < _IDLE_LIMIT and not self._closed:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = time.monotonic()
             self._idle.append(connection)
         else:
             connection.abort()
@@ -353,7 +364,7 @@ class Connections:
     def _lost(self, connection: Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
-            if asyncio.get_running_loop().time() - connection.idle_since < _JUST_USED_S:
+            if time.monotonic() - connection.idle_since < _JUST_USED_S:
                 self._on_death()
 
     async def _connect(self) -> Connection:

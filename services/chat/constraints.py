@@ -114,7 +114,7 @@ def _given(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Kind, Any]
     if isinstance(schema := _dict(_dict(body.get("text")).get("format")).get("schema"), dict):
         yield "text.format.schema", "json", schema
     forced = forces_a_call(body)
-    for place, tool in _tools(body.get("tools"), "tools"):
+    for place, tool in tools_in(body):
         flat = path == "/v1/responses"
         function = tool if flat else _dict(tool.get("function"))
         parameters = function.get("parameters")
@@ -122,12 +122,15 @@ def _given(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Kind, Any]
             yield f"{place}.{'' if flat else 'function.'}parameters", "json", parameters
 
 
-def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def tools_in(owner: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each tool of a body or a namespace, also those inside, with its place in the body."""
+    tools = owner.get("tools")
     for index, tool in enumerate(tools if isinstance(tools, list) else []):
         if isinstance(tool, dict):
-            yield f"{place}[{index}]", tool
+            here = f"{place}tools[{index}]"
+            yield here, tool
             if tool.get("type") == "namespace":
-                yield from _tools(tool.get("tools"), f"{place}[{index}].tools")
+                yield from tools_in(tool, f"{here}.")
 
 
 def _items(field: str, root: Any) -> int:

@@ -130,7 +130,8 @@ class Intake:
         models = self.models.get(path, ())
         refuse_lost(path, body)
         if models:
-            body = known(path, models, body)
+            ours = _declared(models) | _OPENAIS.get(path, frozenset())
+            body = sift(body, ours, FOREIGN)
         bound = constraints.find(path, body, self.bounds)
         cost = self.bounds.cost(path, body)
         await refuse_first_fault(models, body, small=len(raw) <= _SMALL_BYTES)
@@ -172,15 +173,6 @@ def _strict(path: str, tool: dict[str, Any]) -> dict[str, Any]:
     return {**tool, "function": {**tool["function"], "strict": True}}
 
 
-def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of `body`; see `services.openai.reading`."""
-    ours = _declared(models) | _OPENAIS.get(path, frozenset())
-    foreign = body.keys() & (FOREIGN - ours)
-    for name in sorted(foreign):
-        ignore(name)
-    return sift({name: value for name, value in body.items() if name not in foreign}, ours)
-
-
 @cache
 def _declared(models: Models) -> frozenset[str]:
     """Return the names and aliases of the fields that vLLM's models declare."""
@@ -198,28 +190,25 @@ def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
     if body.get("service_tier", "auto") not in _TIERS:
         ignore("service_tier")  # a price class, which does not change the answer
     if path == "/v1/responses":
-        _refuse_hosted(body.get("tools"), "tools")
+        for place, tool in constraints.tools_in(body):
+            _refuse_hosted(tool, place)
 
 
-def _refuse_hosted(tools: Any, place: str) -> None:
-    """Refuse tools that OpenAI's servers run, and custom tools whose input follows a grammar."""
-    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        here = f"{place}[{index}]"
-        form = tool.get("format") if kind == "custom" else None
-        if isinstance(form, dict) and form.get("type") == "grammar":
-            why = 'the input of custom tools is free text here; accepted is {"type": "text"}'
-            raise invalid(f"{here}.format", why, "unsupported_parameter")
-        if kind == "namespace":
-            _refuse_hosted(tool.get("tools"), f"{here}.tools")
-        elif kind == "web_search" and tool.get("external_web_access") is False:
-            ignore("tools.web_search")  # cached pages of OpenAI's; Codex always offers it
-        elif isinstance(kind, str) and kind not in _TOOLS:
-            why = (
-                f"{shown(kind)} is not run here; accepted are function, custom and namespace, "
-                "whose calls you run yourself"
-            )
-            raise invalid(f"{here}.type", why, "unsupported_parameter")
+def _refuse_hosted(tool: Mapping[str, Any], place: str) -> None:
+    """Refuse a tool that OpenAI's servers run, and a custom tool whose input follows a grammar."""
+    kind = tool.get("type")
+    form = tool.get("format") if kind == "custom" else None
+    if isinstance(form, dict) and form.get("type") == "grammar":
+        why = 'the input of custom tools is free text here; accepted is {"type": "text"}'
+        raise invalid(f"{place}.format", why, "unsupported_parameter")
+    if kind == "web_search" and tool.get("external_web_access") is False:
+        ignore("tools.web_search")  # cached pages of OpenAI's; Codex always offers it
+    elif isinstance(kind, str) and kind not in _TOOLS:
+        why = (
+            f"{shown(kind)} is not run here; accepted are function, custom and namespace, "
+            "whose calls you run yourself"
+        )
+        raise invalid(f"{place}.type", why, "unsupported_parameter")
 
 
 async def refuse_first_fault(

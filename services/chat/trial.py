@@ -140,6 +140,8 @@ class _Process:
         lines = (re.sub(r"(#|//).*$", "", line).strip() for line in text.split("\n"))
         if kind == "grammar" and not any("::=" in line for line in lines):
             kind = "lark"  # as in vLLM
+        if self._idle is not None:
+            self._idle.cancel()
         asked, fault = json.dumps({"kind": kind, "text": text}), None
         try:
             process = self._process or await self._start()
@@ -151,10 +153,8 @@ class _Process:
             if fault is None:
                 await self.close()  # it is still busy
             else:
-                if self._idle is not None:
-                    self._idle.cancel()
                 # It takes some 300 MB, so it ends once it stays idle.
-                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill)
 
     async def close(self) -> None:
         """End the process."""
@@ -173,13 +173,7 @@ class _Process:
             await _exchange(process, json.dumps(tokenizer))
         return process
 
-    def _kill_if_idle(self) -> None:
-        if not self.admission.in_use:
-            self._kill()
-
     def _kill(self) -> Process | None:
-        if self._idle is not None:
-            self._idle.cancel()
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):

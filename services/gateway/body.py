@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from services.openai.body import header
-from services.openai.forms import Parts
+from services.openai.forms import parser_of
 from services.openai.reading import refusal
 
 _NAME_BYTES: Final = 1024
@@ -93,9 +93,9 @@ async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | 
 
     read_bytes = 0
     try:
-        parts = Parts(boundary, begin, data, end)
+        parser = parser_of(boundary, begin, data, end)
         for piece in body:
-            parts.write(piece)
+            parser.write(piece)
             if found is not None:
                 return found
             read_bytes += len(piece)

@@ -98,11 +98,12 @@ async def _carry_back(
     async with asked as connection:
         headers = end_to_end(connection.headers, NOT_RETURNED)
         await send({"type": "http.response.start", "status": connection.status, "headers": headers})
+        last = b""
         if (write := direct_writer(scope, connection.pause, connection.resume)) is not None:
             connection.flow_to(write)
-            await connection.ended()
+            last = await connection.ended()
         else:
             async with aclosing(connection.pieces()) as body:
                 async for piece in body:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 from starlette.types import Receive, Scope
@@ -19,7 +20,10 @@ class ClientGoneError(Exception):
 
 def header(scope: Scope, name: bytes) -> bytes:
     """Return the first header called `name` (lower case); empty if there is none."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
 
 
 def expect_json(scope: Scope) -> None:
@@ -79,15 +83,15 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
     before = task.cancelling()
     gone = False
 
-    def cancel(watching: asyncio.Task[None]) -> None:
+    async def watch() -> None:
         nonlocal gone
+        with suppress(Exception):  # whoever cannot be read from has gone, too
+            while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
+                pass
         if task.cancelling() == before:  # else it is ending already, and is left to do so
             gone = task.cancel()
-        if not watching.cancelled():
-            watching.exception()  # marked as seen: whoever cannot be read from has gone, too
 
-    watching = asyncio.ensure_future(_hangup(receive))
-    watching.add_done_callback(cancel)
+    watching = task.get_loop().create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
@@ -95,12 +99,6 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
             raise  # somebody else has cancelled it
         raise ClientGoneError from None
     finally:
-        watching.remove_done_callback(cancel)
         watching.cancel()
         if gone:
             task.uncancel()
-
-
-async def _hangup(receive: Receive) -> None:
-    while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
-        pass

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.types import Receive, Scope
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
-from services.openai.reading import ignore, ignore_unknown
+from services.openai.reading import ignore_unknown, missing
 
 TEXT_BYTES: Final = 8 * 1024
 """The most bytes of a text field; its schema limits characters further."""
@@ -63,16 +63,12 @@ class Form:
 
     texts: Mapping[str, str]
     files: Mapping[str, Upload]
-    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[str]]
 
     def file(self, name: str) -> Upload:
         """Return a required file, or raise InvalidRequestError."""
         if name not in self.files:
-            raise InvalidRequestError(
-                f"missing required parameter: {name!r}, a file",
-                param=name,
-                code="missing_required_parameter",
-            )
+            raise missing(name, ", a file")
         return self.files[name]
 
 
@@ -87,16 +83,16 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
         ClientGoneError: the client hung up while sending it.
     """
     reader = _Reader(fields)
-    parts = Parts(_boundary(scope), reader.begin, reader.data, reader.end)
+    parser = parser_of(_boundary(scope), reader.begin, reader.data, reader.end)
     limits = ", ".join(f"{name} at most {most} bytes" for name, most in fields.files.items())
     body = pieces(scope, receive, fields.most_bytes, which=f" ({limits})")
     async with aclosing(body):
         async for piece in body:
             try:
-                parts.write(piece)
+                parser.write(piece)
             except FormParserError as error:
                 raise _broken(f"{error}") from error
-    if not parts.ended:
+    if parser.state != MultipartState.END:
         raise _broken("it ends before its closing boundary")
     return Form(reader.texts, reader.files, reader.lists)
 
@@ -116,66 +112,51 @@ def _broken(why: str) -> InvalidRequestError:
     return InvalidRequestError(f"the body is not a complete form: {why}", code="invalid_multipart")
 
 
-class Parts:
-    """Parses a form part by part, in whatever pieces it arrives."""
+def parser_of(
+    boundary: bytes,
+    begin: Callable[[str | None, Mapping[bytes, bytes]], None],
+    data: Callable[[bytes, int, int], None],
+    end: Callable[[], None],
+) -> MultipartParser:
+    """Return what parses a form part by part, written to it in whatever pieces it arrives.
 
-    def __init__(
-        self,
-        boundary: bytes,
-        begin: Callable[[str | None, Mapping[bytes, bytes]], None],
-        data: Callable[[bytes, int, int], None],
-        end: Callable[[], None],
-    ) -> None:
-        """For each part, call `begin` with its name (None without one) and its headers.
+    For each part it calls `begin` with its name (None without one) and its headers, then `data`
+    with a buffer and the start and end of the part's bytes in it, then `end`. FormParserError, also
+    from `write`, if the boundary is too long, or the form is malformed or has too much.
+    """
+    count = 0
+    head: dict[bytes, bytes] = {}
+    header_name, header_value = bytearray(), bytearray()
 
-        Then `data` with a buffer and the start and end of the part's bytes in it, then `end`.
-        FormParserError if the boundary is empty or too long.
-        """
-        self.ended = False
-        self._begin = begin
-        self._count = 0
-        self._head: dict[bytes, bytes] = {}
-        self._header_name = bytearray()
-        self._header_value = bytearray()
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": self._on_header_name,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": data,
-                "on_part_end": end,
-                "on_end": self._end_form,
-            },
-        )
-        self.write = parser.write  # FormParserError if it is malformed, or has too much
-
-    def _begin_part(self) -> None:
-        self._head = {}
-        self._count += 1
-        if self._count > MOST_PARTS:
+    def begin_part() -> None:
+        nonlocal count
+        head.clear()
+        count += 1
+        if count > MOST_PARTS:
             raise FormParserError(f"it has over {MOST_PARTS} parts")
 
-    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
+    def end_header() -> None:
+        head[bytes(header_name).lower()] = bytes(header_value)
+        header_name.clear()
+        header_value.clear()
 
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _end_header(self) -> None:
-        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name.clear()
-        self._header_value.clear()
-
-    def _end_headers(self) -> None:
-        kind, options = parse_options_header(self._head.get(b"content-disposition"))
+    def end_headers() -> None:
+        kind, options = parse_options_header(head.get(b"content-disposition"))
         name = options.get(b"name") if kind == b"form-data" else None
-        self._begin(None if name is None else name.decode("utf-8", "replace"), self._head)
+        begin(None if name is None else name.decode("utf-8", "replace"), head)
 
-    def _end_form(self) -> None:
-        self.ended = True
+    return MultipartParser(
+        boundary,
+        {
+            "on_part_begin": begin_part,
+            "on_header_field": lambda data, start, end: header_name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: header_value.extend(data[start:end]),
+            "on_header_end": end_header,
+            "on_headers_finished": end_headers,
+            "on_part_data": data,
+            "on_part_end": end,
+        },
+    )
 
 
 class _Reader:
@@ -202,11 +183,8 @@ class _Reader:
         if name.removesuffix("[]") in fields.lists:
             name = name.removesuffix("[]")
         known = (*sorted(fields.texts | fields.lists), *fields.files)
-        if name in fields.foreign:
-            ignore(name)
-            return
         if name not in known:
-            ignore_unknown(name, known)
+            ignore_unknown(name, known, foreign=fields.foreign)
             return
         if name in self.texts or name in self.files:
             raise InvalidRequestError(

@@ -81,42 +81,44 @@ def ignore(name: str) -> None:
     ignored = _ignored.get()
     if ignored is None or name in ignored.names:
         return
+    short = _shown(name)
     if ignored.strict:
-        raise InvalidRequestError(
-            f"{_shown(name)} is not supported, and BENTOVOX_STRICT refuses unknown fields",
-            param=_shown(name),
-            code="unknown_parameter",
+        raise _unknown(
+            short, f"{short} is not supported, and BENTOVOX_STRICT refuses unknown fields"
         )
     if len(ignored.names) >= MOST_IGNORED:
-        raise InvalidRequestError(
-            f"over {MOST_IGNORED} unknown parameters, {_shown(name)!r} among them",
-            param=_shown(name),
-            code="unknown_parameter",
-        )
+        raise _unknown(short, f"over {MOST_IGNORED} unknown parameters, {short!r} among them")
     ignored.names.append(name)
-    log.info("ignored: %s", quote(_shown(name), errors="replace"))
+    log.info("ignored: %s", quote(short, errors="replace"))
 
 
-def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
+def ignore_unknown(
+    name: str, known: Collection[str], *, foreign: Collection[str] = (), place: str = ""
+) -> None:
     """Note that `name`, a field of the object at `place`, is not among `known`.
 
-    InvalidRequestError if it is nearly one of them, or as for `ignore`.
+    InvalidRequestError if it is nearly one of them and not `foreign`, or as for `ignore`.
     """
-    close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
-    if close:
-        raise InvalidRequestError(
-            f"unknown parameter: {_shown(full)!r}; did you mean {close[0]!r}?",
-            param=_shown(full),
-            code="unknown_parameter",
-        )
+    near: list[str] = []
+    if name not in foreign:
+        near = difflib.get_close_matches(_shown(name), known, n=1, cutoff=NEARLY)
+    if near:
+        short = _shown(full)
+        raise _unknown(short, f"unknown parameter: {short!r}; did you mean {near[0]!r}?")
     ignore(full)
 
 
-def sift(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+def _unknown(name: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param=name, code="unknown_parameter")
+
+
+def sift(
+    given: Mapping[str, Any], known: Collection[str], foreign: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the fields of `given` that are in `known`; the others as for `ignore_unknown`."""
-    for name in given.keys() - set(known):
-        ignore_unknown(name, known)
+    for name in (name for name in given if name not in known):
+        ignore_unknown(name, known, foreign=foreign)
     return {name: value for name, value in given.items() if name in known}
 
 
@@ -198,22 +200,17 @@ def check_size(data: bytes | str, what: str) -> None:
         )
 
 
-def parse(data: bytes | str, what: str) -> Any:
-    """Return the value of a JSON document; InvalidRequestError if it is malformed or too much."""
+def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
+    """Return a JSON object's fields; InvalidRequestError if it is none, malformed or too much."""
     check_size(data, what)
     try:
-        return json.loads(data)
+        fields = json.loads(data)
     except RecursionError as error:
         raise InvalidRequestError(f"{what} is nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise InvalidRequestError(
             f"{what} is not valid JSON: {error}", code="invalid_json"
         ) from error
-
-
-def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
-    """Return the fields of a JSON object; InvalidRequestError if it is none."""
-    fields = parse(data, what)
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
     return fields
@@ -227,10 +224,12 @@ def invalid(field: str, why: str, code: str = "invalid_value") -> InvalidRequest
     return InvalidRequestError(f"{field}: {why}", param=field, code=code)
 
 
-def missing(field: str) -> InvalidRequestError:
-    """Return the error for a missing field."""
+def missing(field: str, what: str = "") -> InvalidRequestError:
+    """Return the error for a missing field; `what` ends the sentence."""
     return InvalidRequestError(
-        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
+        f"missing required parameter: {field!r}{what}",
+        param=field,
+        code="missing_required_parameter",
     )
 
 

@@ -38,6 +38,14 @@ class Gathering:
         if self._gathered_bytes >= MOST_BYTES:
             self.flush()
 
+    def write_now(self, data: bytes) -> None:
+        """Write `data`, which is all for now: to wait for the end of the turn has its price too."""
+        if self._gathered:
+            self._gathered.append(data)
+            self.flush()
+        elif not self.is_closing():
+            self.bare.write(data)
+
     def flush(self) -> None:
         """Write what was gathered, unless the connection is closed."""
         if self._gathered and not self.is_closing():
@@ -64,6 +72,7 @@ def direct_writer(
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
     if (
         not isinstance(cycle, RequestResponseCycle)
+        or not isinstance(transport := cycle.transport, Gathering)
         or not cycle.response_started
         or cycle.response_complete
         or not cycle.chunked_encoding
@@ -83,7 +92,7 @@ def direct_writer(
         nonlocal resuming, on_first
         if cycle.disconnected or not data:
             return
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        transport.write_now(b"%x\r\n%b\r\n" % (len(data), data))
         if on_first is not None:
             on_first()
             on_first = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from operator import attrgetter
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,9 +18,7 @@ def table() -> list[dict[str, str]]:
     """Return every setting as key, variable, value, source and description; secrets masked."""
     rows = []
     for key, field in leaves():
-        node: Any = settings()
-        for part in key.split("."):
-            node = getattr(node, part)
+        node: Any = attrgetter(key)(settings())
         if isinstance(node, SecretStr):
             node = "********" if node.get_secret_value() else ""
         rows.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -25,16 +26,12 @@ SILENCE_DBFS: Final = -60.0
 
 _PARAM: Final = "ref_audio"
 _PADDING_S: Final = 0.1  # that mp3 and aac add at the end
-_DATA_URL: Final = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?);base64,", re.IGNORECASE)
+_DATA_URL: Final = re.compile(r"data:audio/[^;,]*(?:;[^;,]*)*?;base64,", re.IGNORECASE)
 _DOWNLOADS: Final = Downloads(max_bytes=MAX_BYTES)
 
 
 def sound_in(
-    data: bytes,
-    *,
-    param: str,
-    min_seconds: float = MIN_SECONDS,
-    max_seconds: float = MAX_SECONDS,
+    data: bytes, *, param: str, min_seconds: float = MIN_SECONDS, max_seconds: float = MAX_SECONDS
 ) -> Decoded:
     """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
@@ -93,27 +90,23 @@ async def fetch_recording(
 
 def _read_data_url(url: str, text: str | None) -> VoiceReference:
     head = _DATA_URL.match(url[:256])
-    if head is None or not head[1].lower().startswith("audio/"):
-        raise _no_data_url()
-    try:
-        encoded = url[head.end() :].encode("ascii")
-        if b"%" in encoded:
-            encoded = unquote_to_bytes(encoded)
-        if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
-            raise TooLargeError(
-                f"ref_audio is larger than {MAX_BYTES} bytes, the maximum",
-                param=_PARAM,
-                code="audio_too_large",
-            )
-        data = binascii.a2b_base64(encoded, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise _no_data_url() from error
+    data = None
+    if head is not None:
+        with suppress(ValueError):  # binascii's error is one
+            encoded = url[head.end() :].encode("ascii")
+            if b"%" in encoded:
+                encoded = unquote_to_bytes(encoded)
+            if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
+                raise TooLargeError(
+                    f"ref_audio is larger than {MAX_BYTES} bytes, the maximum",
+                    param=_PARAM,
+                    code="audio_too_large",
+                )
+            data = binascii.a2b_base64(encoded, strict_mode=True)
+    if data is None:
+        raise InvalidRequestError(
+            "ref_audio is not a data URL like data:audio/wav;base64,…",
+            param=_PARAM,
+            code="invalid_data_url",
+        )
     return read_recording(data, param=_PARAM, text=text)
-
-
-def _no_data_url() -> InvalidRequestError:
-    return InvalidRequestError(
-        "ref_audio is not a data URL like data:audio/wav;base64,…",
-        param=_PARAM,
-        code="invalid_data_url",
-    )

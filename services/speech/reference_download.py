@@ -7,10 +7,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 import aiohttp
@@ -34,9 +35,10 @@ _HEADERS: Final = {
 }
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 
-# What `is_global` takes for public, in some patch release of Python or in all.
-_NOT_PUBLIC_4: Final = tuple(
-    IPv4Network(network)
+# What `is_global` takes for public, in some patch release of Python or in all. Only the newest know
+# all of IANA's special-purpose registry for IPv6.
+_NOT_PUBLIC: Final = tuple(
+    ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's host services
         "192.0.0.0/24",  # protocol assignments
@@ -45,13 +47,6 @@ _NOT_PUBLIC_4: Final = tuple(
         "192.88.99.0/24",  # 6to4 relays
         "192.175.48.0/24",  # AS112
         "224.0.0.0/4",  # multicast
-    )
-)
-# IANA's special-purpose registry for IPv6, which `is_global` knows in the newest releases only.
-_UNICAST_6: Final = IPv6Network("2000::/3")
-_NOT_PUBLIC_6: Final = tuple(
-    IPv6Network(network)
-    for network in (
         "2001::/23",  # Teredo and other protocol assignments
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4
@@ -59,6 +54,7 @@ _NOT_PUBLIC_6: Final = tuple(
         "3fff::/20",  # documentation
     )
 )
+_UNICAST_6: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")  # DNS64 maps every IPv4 host into it (RFC 6052)
 
 
@@ -69,13 +65,15 @@ def is_public(address: Address) -> bool:
     documentation ranges, IPv4 inside IPv6 (mapped, 6to4, Teredo; NAT64 unless its IPv4 address is
     public), and relays and the metadata hosts of clouds.
     """
+    if any(address in network for network in _NOT_PUBLIC):
+        return False
     if isinstance(address, IPv4Address):
-        return address.is_global and not any(address in network for network in _NOT_PUBLIC_4)
+        return address.is_global
     if address.scope_id is not None:
         return False
     if address in _NAT64:
         return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
-    return address in _UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
+    return address in _UNICAST_6
 
 
 class _SystemResolver(AbstractResolver):
@@ -148,7 +146,6 @@ class Downloads:
             headers=_HEADERS,
             auto_decompress=False,
             trust_env=False,
-            timeout=aiohttp.ClientTimeout(total=None),
         )
         try:
             async with asyncio.timeout(self.timeout_s), session:
@@ -157,13 +154,16 @@ class Downloads:
             raise _failed(f"took longer than {self.timeout_s:g} s") from error
         except aiohttp.InvalidURL as error:
             raise _not_allowed() from error
-        except aiohttp.ClientConnectorDNSError as error:
-            raise _no_public_address() from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise _failed("has a host whose certificate is not valid") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if refused:
-                raise _no_public_address() from error
+            if refused or isinstance(error, aiohttp.ClientConnectorDNSError):
+                # The same for an unknown name, so that nobody learns which names exist inside.
+                raise InvalidRequestError(
+                    "ref_audio names a host without a public address",
+                    param=_PARAM,
+                    code="url_not_allowed",
+                ) from error
             raise _failed("could not be fetched") from error
 
     async def _follow(self, session: aiohttp.ClientSession, url: URL) -> bytes:
@@ -199,16 +199,13 @@ class Downloads:
 
 def _checked(text: str, base: URL | None = None) -> URL:
     """Return the URL to request next, if it is allowed."""
-    if not 0 < len(text) <= _LONGEST_URL:
-        raise _not_allowed()
-    try:
-        url = URL(text) if base is None else base.join(URL(text))
-        credentials = (url.user, url.password) != (None, None)
-        if url.scheme != "https" or not url.host or url.port != _PORT or credentials:
-            raise _not_allowed()
-    except ValueError as error:
-        raise _not_allowed() from error
-    return url
+    if 0 < len(text) <= _LONGEST_URL:
+        with suppress(ValueError):
+            url = URL(text) if base is None else base.join(URL(text))
+            credentials = (url.user, url.password) != (None, None)
+            if url.scheme == "https" and url.host and url.port == _PORT and not credentials:
+                return url
+    raise _not_allowed()
 
 
 def _not_allowed() -> InvalidRequestError:
@@ -217,13 +214,6 @@ def _not_allowed() -> InvalidRequestError:
         f"{_PORT}, without credentials, of at most {_LONGEST_URL} characters",
         param=_PARAM,
         code="url_not_allowed",
-    )
-
-
-def _no_public_address() -> InvalidRequestError:
-    # The same for an unknown name, so that nobody learns which names exist inside.
-    return InvalidRequestError(
-        "ref_audio names a host without a public address", param=_PARAM, code="url_not_allowed"
     )
 
 

@@ -91,10 +91,7 @@ class _Session(LiveSession):
 
     def __init__(self, socket: SpeechSocket, scope: Scope, send: Send) -> None:
         super().__init__(scope, send, CancellableInbox())
-        self._speakers = socket.speakers
-        self._engine = socket.speakers.engine
-        self._models = socket.models
-        self._on_audio_seconds = socket.on_audio_seconds
+        self._socket = socket
         self._config: SessionConfig | None = None
         # The request that `_config` makes, without the text; set with it.
         self._template = SynthesisRequest(text="", voice=None)
@@ -103,7 +100,6 @@ class _Session(LiveSession):
         self._unit: _Unit | None = None
 
     async def run(self) -> None:
-        """Serve utterances until the client or the server ends the session."""
         cut_off = False  # by an `input.cancel`, up to which text is dropped
         while (message := await self._next()) not in (None, Signal.CLOSE):
             if message is Signal.DONE and not cut_off:
@@ -138,11 +134,11 @@ class _Session(LiveSession):
             if (message := await self.next_message(IDLE_S)) is None:
                 return None
             try:
-                parsed = parse_message(message, recordings=self._speakers.clones)
+                parsed = parse_message(message, recordings=self._socket.speakers.clones)
                 if isinstance(parsed, SessionConfig):
                     if parsed.model is not None:
-                        self._models.check(parsed.model)
-                    self._template = await self._speakers.request(parsed, _ANY_TEXT)
+                        self._socket.models.check(parsed.model)
+                    self._template = await self._socket.speakers.request(parsed, _ANY_TEXT)
                     self._config = parsed
                 elif self._config is not None:
                     return parsed
@@ -164,7 +160,7 @@ class _Session(LiveSession):
         writing = Writing(first, self.inbox, self.tell)
         try:
             if config.ref_audio is None:  # the voice may have been deleted meanwhile
-                self._template = await self._speakers.request(config, _ANY_TEXT)
+                self._template = await self._socket.speakers.request(config, _ANY_TEXT)
             async with self.slot():
                 if config.split_granularity == "none":
                     await self._synthesise(writing, writing, config)
@@ -193,12 +189,12 @@ class _Session(LiveSession):
     ) -> None:
         """Speak one unit, sending every frame as it is made, until the client closes."""
         place = {"utterance_index": self._utterance, "sentence_index": self._sentence}
-        unit = self._unit = _Unit(self.send, config, self._engine.sample_rate_hz, place)
+        engine = self._socket.speakers.engine
+        unit = self._unit = _Unit(self.send, config, engine.sample_rate_hz, place)
         try:
-            async with aclosing(
-                self._engine.synthesise(replace(self._template, text=text))
-            ) as said:
-                async for frame in said:
+            request = replace(self._template, text=text)
+            async with aclosing(engine.synthesise(request)) as frames:
+                async for frame in frames:
                     if writing.closing:
                         break
                     await unit.feed(frame, text if isinstance(text, str) else text.text)
@@ -206,20 +202,18 @@ class _Session(LiveSession):
         except ClientGoneError:
             raise
         except Exception as error:
-            if unit.made:
-                await unit.broke_off()
+            if unit.made:  # vLLM-Omni's fields tell clients to discard the partial audio
+                await unit.done(error=True, partial_audio=True, action="discard")
             elif isinstance(error, InvalidRequestError) and error.code == "blank_input":
                 return  # nothing to say is not an error here
             if isinstance(error, ServiceError):
                 raise
             log.exception("speech broke off after %d samples", unit.made)
-            raise EngineError(
-                f"the {self._engine.name} engine failed", code="engine_failed"
-            ) from error
+            raise EngineError(f"the {engine.name} engine failed", code="engine_failed") from error
         finally:
             if unit.made:
-                seconds = duration_s(unit.made, self._engine.sample_rate_hz)
-                self._on_audio_seconds(seconds, config.response_format)
+                seconds = duration_s(unit.made, engine.sample_rate_hz)
+                self._socket.on_audio_seconds(seconds, config.response_format)
         self._sentence += unit.made > 0
 
 
@@ -262,17 +256,13 @@ class _Unit:
             await self._audio(self._encoder.finish())
             if self._held:
                 await self.send(b"".join(self._held))
-            await self._done(error=False)
-
-    async def broke_off(self) -> None:
-        # These fields are vLLM-Omni's: they tell clients to discard the partial audio.
-        await self._done(error=True, partial_audio=True, action="discard")
+            await self.done(error=False)
 
     async def cancelled(self) -> None:
         """Tell the client that it was cancelled, if audio.start was sent."""
         if self._open:
             self._bytes *= self.config.stream_audio  # buffered audio is not sent
-            await self._done(error=False, cancelled=True)
+            await self.done(error=False, cancelled=True)
 
     async def _audio(self, data: bytes) -> None:
         if not data:
@@ -290,7 +280,7 @@ class _Unit:
         else:
             self._held.append(data)
 
-    async def _done(self, **fields: object) -> None:
+    async def done(self, **fields: object) -> None:
         self._open = False
         await self.send(_event("audio.done", **self.place, total_bytes=self._bytes, **fields))
 

@@ -21,7 +21,6 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
-    StorageError,
     UnavailableError,
 )
 from services.languages import tag_of
@@ -169,18 +168,13 @@ class Speakers:
 
         A registered voice is returned as its recording, any other as a name of the engine's, whose
         check refuses one that it does not know. UnavailableError if it is built in and not there
-        yet, StorageError if the store cannot be read and the engine has no such voice itself.
+        yet, StorageError if the store cannot be read.
         """
         name = self.stands_for(name)
-        stored = None
-        try:
-            if self.clones:
-                stored = await asyncio.to_thread(self.store.find, name)
-        except StorageError:  # the engine needs no disk for its own voices
-            if self.own(name) is None:
-                raise
-        if stored is not None:
-            return await asyncio.to_thread(self.store.reference, stored.id)
+        if self.clones:
+            stored = await asyncio.to_thread(self.store.find, name)
+            if stored is not None:
+                return await asyncio.to_thread(self.store.reference, stored.id)
         if self.built_in is not None:
             self.built_in.expect(name)
         return name

@@ -245,7 +245,6 @@ class _ConsentRoutes:
     store: VoiceStore
 
     async def listed(self, call: Call) -> ConsentList:
-        """Return a page of the consents, oldest first."""
         query = call.scope["query_string"].decode("latin-1")
         page = read(ConsentPage, dict(parse_qsl(query, keep_blank_values=True)))
         found = await asyncio.to_thread(self.store.consents)
@@ -293,18 +292,15 @@ class _ConsentRoutes:
             return consent
 
     async def one(self, call: Call) -> ConsentAnswer:
-        """Return one consent."""
         return _consent(await asyncio.to_thread(self.store.consent, call.name))
 
     async def renamed(self, call: Call) -> ConsentAnswer:
-        """Rename a consent and return it."""
         expect_json(call.scope)
         body = await whole(call.scope, call.receive, _NAME_BYTES)
         name = read(ConsentName, body).name
         return _consent(await asyncio.to_thread(self.store.rename_consent, call.name, name))
 
     async def deleted(self, call: Call) -> Deleted:
-        """Delete a consent that no voice depends on."""
         await asyncio.to_thread(self.store.delete_consent, call.name)
         return {"id": call.name, "object": "audio.voice_consent", "deleted": True}
 

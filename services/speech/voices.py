@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, suppress
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -58,17 +58,14 @@ class VoiceStore:
 
     def __init__(self, root: Path) -> None:
         """Open the store at `root`, which the first write creates."""
-        self._root = root
         self._consents = Entries(root / "consents", "cons", Consent)
         self._voices = Entries(root / "voices", "voice", StoredVoice)
         self._known: dict[str, StoredVoice] = {}  # voices never change, and ids are not reused
         self._references = lru_cache(_IN_MEMORY)(self._read_reference)
+        self._writing = partial(writing, root, self._consents, self._voices)
         if root.is_dir():  # removes what killed processes left, unless somebody is writing
-            with suppress(ServiceError), self._writing(0.0):
+            with suppress(ServiceError), self._writing(wait_s=0.0):
                 pass
-
-    def _writing(self, wait_s: float | None = None) -> AbstractContextManager[None]:
-        return writing(self._root, self._consents, self._voices, wait_s=wait_s)
 
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str

@@ -9,5 +9,5 @@ from services.transcription.service import Transcription
 
 __all__ = ["Speech", "Transcription"]
 
-ENGINES["speech"]["fake"] = EngineEntry("tests.fakes.speech_engine:FakeEngine", None)
-ENGINES["transcription"]["fake"] = EngineEntry("tests.fakes.transcription_engine:FakeEngine", None)
+ENGINES["speech"]["fake"] = EngineEntry("tests.fakes.speech_engine:FakeEngine", "")
+ENGINES["transcription"]["fake"] = EngineEntry("tests.fakes.transcription_engine:FakeEngine", "")

@@ -83,7 +83,7 @@ class Segmenter:
 
     def feed(self, text: str) -> list[str]:
         """Take more text; return the segments that are complete now."""
-        self._text += printable(text)
+        self._text = (self._text + printable(text)).lstrip()
         return self._cut(final=False)
 
     def finish(self) -> list[str]:
@@ -92,18 +92,15 @@ class Segmenter:
 
     def _cut(self, *, final: bool) -> list[str]:
         segments = []
-        while True:
-            self._text = self._text.lstrip()
+        while self._text:
             end = self._end()
             if end is None:
                 if not final:
                     break
                 end = len(self._text)
-            segment, self._text = self._text[:end].strip(), self._text[end:]
+            segment, self._text = self._text[:end].strip(), self._text[end:].lstrip()
             if is_speakable(segment):
                 segments.append(segment)
-            if final and not self._text:
-                break
         return segments
 
     def _end(self) -> int | None:

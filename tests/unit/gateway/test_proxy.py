@@ -268,6 +268,24 @@ async def test_each_piece_leaves_before_the_next_is_made(
         assert [piece async for piece in pieces] == []
 
 
+async def test_what_comes_together_leaves_together(backend: Any, door: Any) -> None:
+    chat = await backend()
+    chat.says(event_stream(3))
+    front = await door(chat=[chat.url])
+    host, port = front.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (CHAT.encode(), len(BODY), BODY)
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    # One chunk, and the end with it: each write wakes the client.
+    events = b"".join(b"data: %d\n\n" % number for number in range(3))
+    end = await reader.readuntil(b"0\r\n\r\n")
+    assert end == b"%x\r\n%b\r\n0\r\n\r\n" % (len(events), events)
+    writer.close()
+
+
 @pytest.fixture
 def writers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the direct writers that the front door makes, as it makes them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -93,6 +94,24 @@ async def test_work_that_ends_in_spite_of_a_hang_up_leaves_no_cancellation_behin
     client.gone.set()
     assert await waiting == "done"
     assert waiting.cancelling() == 0
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_hang_up_just_as_the_work_ends_cancels_nothing_after_it(turns: int) -> None:
+    client = Client()
+    client.gone.set()
+
+    async def work() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    with suppress(ClientGoneError):
+        await until_hangup(client.receive, work())
+    for _ in range(4):
+        await asyncio.sleep(0)  # raises if it was cancelled
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_a_client_that_cannot_be_read_from_has_gone() -> None:

@@ -17,7 +17,7 @@ from services.openai.reading import (
     MOST_MARKS,
     MOST_NAMES,
     ignore,
-    parse,
+    parse_object,
     read,
     sift,
     watch,
@@ -126,12 +126,12 @@ def test_a_flood_of_unknown_fields_is_refused() -> None:
 )
 def test_a_document_of_too_many_pieces_is_refused_before_it_is_read(document: bytes) -> None:
     assert _fault(read, _Body, document) == (None, "too_many_fields")
-    assert _fault(parse, document.decode(), "the message") == (None, "too_many_fields")
+    assert _fault(parse_object, document.decode(), "the message") == (None, "too_many_fields")
 
 
 @pytest.mark.parametrize("document", [b"[" * 100_000, b'{"a":' * 5_000, b"\xff", b"{", b"1" * 5000])
 def test_what_is_no_json_is_400_however_deep(document: bytes) -> None:
-    assert _fault(parse, document, "the body") == (None, "invalid_json")
+    assert _fault(parse_object, document, "the body") == (None, "invalid_json")
     assert _fault(read, _Body, document)[1] in {"invalid_json", "invalid_type"}
 
 

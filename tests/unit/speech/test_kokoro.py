@@ -102,7 +102,10 @@ async def test_espeak_speaks_until_the_model_is_there(engine: KokoroEngine) -> N
 async def test_without_espeak_and_model_it_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kokoro_engine, "_espeak", lambda: None)
+    def missing() -> None:
+        raise ImportError("espeakng_loader")
+
+    monkeypatch.setattr(kokoro_engine, "EspeakEngine", missing)
     engine = KokoroEngine(model=str(tmp_path / "none"))
     await engine.start()
     await until(lambda: not engine.loading)

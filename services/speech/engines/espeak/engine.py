@@ -54,7 +54,6 @@ class EspeakEngine(SpeaksOnly):
     capabilities = frozenset({Capability.LANGUAGE})
 
     def __init__(self) -> None:
-        """Load the library, as `EspeakLibrary`."""
         self._library = library()
         self.sample_rate_hz = self._library.sample_rate_hz
         self._catalogue = VoiceCatalogue(self._library.voices(), self._library.variants())

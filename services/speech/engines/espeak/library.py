@@ -26,8 +26,7 @@ _CHARS_UTF8: Final = 1
 _IPA_WITH_TIES: Final = (ord("^") << 8) | 0x80 | 0x02
 _END_PAUSE: Final = 0x1000
 _RATE: Final = 1
-_MALE: Final = 1
-_FEMALE: Final = 2
+_GENDERS: Final[dict[int, Literal["female", "male"]]] = {1: "male", 2: "female"}
 
 
 class _Voice(ctypes.Structure):
@@ -165,12 +164,9 @@ def _voice(found: _Voice) -> EspeakVoice:
         tag = ctypes.string_at(address + 1)
         languages.append(tag.decode())
         address += len(tag) + 2
-    gender: Literal["female", "male"] | None = None
-    if found.gender in (_MALE, _FEMALE):
-        gender = "female" if found.gender == _FEMALE else "male"
     return EspeakVoice(
         name=found.name.decode().strip(),
         identifier=found.identifier.decode(),
         languages=tuple(languages),
-        gender=gender,
+        gender=_GENDERS.get(found.gender),
     )

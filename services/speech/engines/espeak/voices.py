@@ -56,7 +56,6 @@ class VoiceCatalogue:
     """
 
     def __init__(self, voices: Iterable[EspeakVoice], variants: Iterable[EspeakVoice]) -> None:
-        """Index what espeak-ng lists."""
         self._languages: dict[str, EspeakVoice] = {}
         self._aliases: dict[str, Voice] = {}
         by_tag: dict[str, str] = {}

@@ -65,7 +65,10 @@ class KokoroEngine(SpeaksOnly):
 
     def __init__(self, **options: Any) -> None:
         """Check the options, those of `Source`; nothing heavy is loaded before `start`."""
-        self._stand_in = _espeak()
+        try:
+            self._stand_in: EspeakEngine | None = EspeakEngine()
+        except ImportError:  # it is not installed
+            self._stand_in = None
         self._voices = Voices()
         self._source = Source(self._voices, **options)
         self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
@@ -262,14 +265,6 @@ class KokoroEngine(SpeaksOnly):
             variant = "f3" if mix.gender == "female" else "m3"
             voice_id = f"{mix.language}+{variant}"
         return replace(request, text=text, voice=voice_id, seed=None)
-
-
-def _espeak() -> EspeakEngine | None:
-    """Return espeak-ng; None where it is not installed."""
-    try:
-        return EspeakEngine()
-    except ImportError:
-        return None
 
 
 async def _in_clauses(

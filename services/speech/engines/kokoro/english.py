@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 Spoken = str | Mapping[str, str | None]
 """Phonemes; or those of each role of the word, `DEFAULT` among them."""
@@ -214,7 +214,7 @@ def in_words(number: str) -> str:  # noqa: PLR0911  a kind of number each
         return f"{_cardinal(number[:-1])} percent"
     digits = number.rstrip("stndrh")
     if number != digits and not number.endswith("s"):
-        return _inflect()(digits.replace(",", "") + number[len(digits) :])
+        return _words(digits.replace(",", "") + number[len(digits) :])
     spoken = _cardinal(digits)
     if number == digits:
         return spoken
@@ -226,25 +226,21 @@ def _cardinal(digits: str) -> str:
     if plain.count(".") > 1:
         return " point ".join(_cardinal(part) for part in plain.split("."))
     if len(plain) > _MOST_DIGITS or (len(plain) > 1 and plain[0] == "0" and "." not in plain):
-        return " ".join(_inflect()(digit) for digit in plain if digit.isdigit())
+        return _words(plain.replace(".", ""), group=1)
     if len(digits) == 4 and digits.isdigit() and int(digits) in _YEARS and digits[1:3] != "00":  # noqa: PLR2004
-        first, second = digits[:2], digits[2:]
-        if second == "00":
-            return f"{_inflect()(first)} hundred"
-        return (
-            f"{_inflect()(first)} {'oh ' if second[0] == '0' else ''}{_inflect()(str(int(second)))}"
-        )
-    return _inflect()(plain)
+        if digits.endswith("00"):
+            return f"{_words(digits[:2])} hundred"
+        return _words(digits, group=2, zero="oh")
+    return _words(plain)
+
+
+def _words(number: str, **how: Any) -> str:
+    spoken = str(_inflect().number_to_words(number, andword="", **how))
+    return re.sub(r"[^a-z]+", " ", spoken)
 
 
 @cache
-def _inflect() -> Callable[[str], str]:
+def _inflect() -> Any:
     import inflect  # noqa: PLC0415  half a second
 
-    engine = inflect.engine()
-
-    def words(number: str) -> str:
-        spoken = str(engine.number_to_words(number, andword=""))
-        return re.sub(r"[^a-z]+", " ", spoken)
-
-    return words
+    return inflect.engine()

@@ -8,7 +8,7 @@ import logging
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Final
@@ -18,24 +18,12 @@ from services.speech.engines.kokoro.english import PUNCTUATION, English
 MOST_PHONEMES: Final = 509
 """The most that the model takes at once: its context without the two at the ends, less one."""
 
-# The same as in Kokoro's config.json: a phoneme's id is its place.
-_VOCABULARY: Final[Mapping[str, int]] = dict(
-    zip(
-        ';:,.!?—…"()“” ̃ʣʥʦʨᵝꭧAIOQSTWYᵊabcdefhijklmnopqrstuvwxyzɑɐɒæβɔɕçɖðʤəɚɛɜɟɡɥɨɪʝɯɰŋɳɲɴøɸθœɹɾɻ'
-        "ʁɽʂʃʈʧʊʋʌɣɤχʎʒʔˈˌːʰʲ↓→↗↘ᵻ",
-        (
-            *range(1, 7),
-            *range(9, 26),
-            *(31, 33, 35, 36, 39, 41, 42, 43, 44, 45, 46, 47, 48),
-            *range(50, 73),
-            *(75, 76, 77, 78, 80, 81, 82, 83, 85, 86, 87, 90, 92, 99, 101, 102, 103),
-            *(110, 111, 112, 113, 114, 115, 116, 118, 119, 120, 123, 125, 126),
-            *(128, 129, 130, 131, 132, 133, 135, 136, 138, 139, 140, 142, 143, 147, 148),
-            *(156, 157, 158, 162, 164, 169, 171, 172, 173, 177),
-        ),
-        strict=True,
-    )
+# The same as in Kokoro's config.json: a phoneme's id is its place; a dot is nobody's.
+_PLACES: Final = (
+    '·;:,.!?··—…"()“” ̃ʣʥʦʨᵝꭧAI·····O·Q·ST··W·Yᵊabcdef·hijklmnopqrstuvwxyzɑɐɒæ··βɔɕç·ɖðʤə·ɚɛɜ··ɟ·'
+    "ɡ······ɥ·ɨɪʝ······ɯɰŋɳɲɴø·ɸθœ··ɹ·ɾɻ·ʁɽʂʃʈʧ·ʊʋ·ʌɣɤ·χʎ···ʒʔ·······ˈˌː···ʰ·ʲ····↓·→↗↘···ᵻ"
 )
+_VOCABULARY: Final = {phoneme: at for at, phoneme in enumerate(_PLACES) if phoneme != "·"}
 _BY_ESPEAK: Final = {"es": "es", "fr": "fr-fr", "hi": "hi", "it": "it", "pt": "pt-br"}
 """The languages that Kokoro's phonemes are espeak-ng's in, and what espeak-ng calls them."""
 

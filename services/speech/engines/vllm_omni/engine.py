@@ -228,7 +228,6 @@ class VllmOmniEngine(SpeaksOnly):
 
 
 def _demand_transcript(reference: VoiceReference) -> None:
-    """Raise `InvalidRequestError` if a recording comes without its transcript."""
     if not transcript(reference):
         raise InvalidRequestError(
             "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "
