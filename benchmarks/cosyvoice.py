@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import report
 from benchmarks.contestants import ROOT, Server, Worker, in_turn, python, running
-from benchmarks.cosyvoice_contestants import Bare, OurService, Setup, UpstreamServer
+from benchmarks.cosyvoice_contestants import OurService, Setup, UpstreamServer, bare
 from benchmarks.streams import Turn, continuity
 
 if TYPE_CHECKING:
@@ -125,13 +125,13 @@ def prepared(served: str, folder: Path, *, full: bool = False) -> tuple[list[Set
 
 def _measure(setup: Setup, server: Path, rounds: int) -> Turns:
     print(f"family {setup.family}: starting", flush=True)
-    ours, bare = OurService(setup), Bare(setup)
+    ours, called = OurService(setup), bare(setup)
     speaking: dict[str, Callable[[Sequence[str], int], Turn]] = {
-        BARE: bare.turn,
+        BARE: called.turn,
         OURS: ours.turn,
         WHOLE: partial(ours.turn, streams=False),
     }
-    processes: list[Server | Worker] = [bare, ours]
+    processes: list[Server | Worker] = [called, ours]
     if server.is_file():
         theirs = UpstreamServer(server, setup)
         processes.append(theirs)

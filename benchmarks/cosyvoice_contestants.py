@@ -29,18 +29,22 @@ class Setup:
     transcript: str
 
 
-class Bare(Worker):
-    """Upstream's classes, called in a process of their own."""
+class Peer(Worker):
+    """A module of `benchmarks.peers` and what goes with it, called in a process of its own."""
 
-    def __init__(self, setup: Setup) -> None:
-        command = [setup.python, "-m", "benchmarks.peers.cosyvoice_upstream", "bare"]
-        command += [str(setup.model), str(setup.voice), setup.transcript]
-        super().__init__("cosyvoice-bare", command, {"OMP_NUM_THREADS": "1"})
+    def __init__(self, name: str, setup: Setup, *module: str, options: Sequence[str] = ()) -> None:
+        command = [setup.python, "-m", *module, str(setup.model), str(setup.voice)]
+        environment = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        super().__init__(name, [*command, setup.transcript, *options], environment)
 
-    def turn(self, texts: Sequence[str], seed: int) -> Turn:
-        """Speak; it takes no seed."""
-        del seed
-        return Turn.of(self.ask({"texts": list(texts)}))
+    def turn(self, texts: Sequence[str], seed: int, **asked: bool) -> Turn:
+        """Speak; upstream's classes take no seed."""
+        return Turn.of(self.ask({"texts": list(texts), "seed": seed, **asked}))
+
+
+def bare(setup: Setup) -> Peer:
+    """Return upstream's classes."""
+    return Peer("cosyvoice-bare", setup, "benchmarks.peers.cosyvoice_upstream", "bare")
 
 
 class OurService(Service):

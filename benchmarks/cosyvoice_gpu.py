@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import report
-from benchmarks.contestants import Worker
 from benchmarks.cosyvoice import prepared
-from benchmarks.cosyvoice_contestants import Setup
+from benchmarks.cosyvoice_contestants import Peer, Setup, bare
 from benchmarks.streams import Turn, continuity
 
 _TEXT: Final = (
@@ -52,11 +51,10 @@ print(*(name for name in sys.argv[1:] if find_spec(name) is None))
 class _Contestant:
     """One way to make the streams; turns and the GPU's load in percent by how many there are."""
 
-    worker: Worker
-    asked: dict[str, Any] = field(default_factory=dict)  # beside the texts
+    worker: Peer
+    asked: dict[str, bool] = field(default_factory=dict)  # beside the texts
     turns: dict[int, list[Turn]] = field(default_factory=dict)
     busy: dict[int, list[float]] = field(default_factory=dict)
-    lost: str = ""  # why it is out
 
     def expected_s(self, streams: int) -> float:
         """Return what a turn takes: as the last one, or as one of fewer streams, for each; or 0."""
@@ -111,21 +109,15 @@ class _Race:
 
     def __init__(self, setup: Setup, until: float) -> None:
         self._until = until
-
-        def worker(name: str, *module: str, options: Sequence[str] = ()) -> Worker:
-            command = [setup.python, "-m", *module, str(setup.model), str(setup.voice)]
-            environment = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-            return Worker(name, [*command, setup.transcript, *options], environment)
-
+        self._lost: dict[Peer, str] = {}  # why they are out
         engine = "benchmarks.peers.cosyvoice_engine"
-        ours, half = worker("ours", engine), worker("ours-fp16", engine, options=["fp16"])
-        bare = worker("bare", "benchmarks.peers.cosyvoice_upstream", "bare")
-        self._workers = (ours, half, bare)
+        ours, half = Peer("ours", setup, engine), Peer("ours-fp16", setup, engine, options=["fp16"])
+        self._workers = (ours, half, bare(setup))
         self._contestants = {
             "Bentovox": _Contestant(ours),
             "Bentovox, fp16": _Contestant(half),
             "Bentovox, whole": _Contestant(ours, {"whole": True}),
-            "bare upstream call": _Contestant(bare),
+            "bare upstream call": _Contestant(self._workers[-1]),
         }
 
     def start(self) -> None:
@@ -133,12 +125,12 @@ class _Race:
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._start, self._workers))
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, worker: Peer) -> None:
         began = time.monotonic()
         worker.patience_s = self._within(_START_S)
         try:
             worker.start()
-            worker.ask({"texts": [_TEXT], "seed": 0})
+            worker.turn([_TEXT], 0)
             print(f"  {worker.name}: warm after {time.monotonic() - began:.0f} s", flush=True)
         except Exception as error:  # noqa: BLE001  the others go on
             self._lose(worker, error)
@@ -146,9 +138,9 @@ class _Race:
     def round(self, streams: int, number: int) -> None:
         """Give everybody a turn who can make it in time."""
         for name, one in self._contestants.items():
-            expected_s = one.expected_s(streams)
-            if one.lost or self._within(expected_s) < expected_s:
-                print(f"  {name}, {streams} streams: {one.lost or 'no time'}", flush=True)
+            expected_s, lost = one.expected_s(streams), self._lost.get(one.worker)
+            if lost or self._within(expected_s) < expected_s:
+                print(f"  {name}, {streams} streams: {lost or 'no time'}", flush=True)
                 continue
             one.worker.patience_s = self._within(max(_TURN_S, 3 * expected_s))
             try:
@@ -163,31 +155,27 @@ class _Race:
             )
 
     def _turn(self, one: _Contestant, streams: int, number: int) -> Turn:
-        asked = {"texts": [_TEXT] * streams, "seed": 100 * number, **one.asked}
-        busy = one.busy.setdefault(streams, [])
+        texts, busy = [_TEXT] * streams, one.busy.setdefault(streams, [])
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(one.worker.ask, asked)
+            answer = pool.submit(one.worker.turn, texts, 100 * number, **one.asked)
             while wait([answer], timeout=0.2).not_done:
                 busy += map(float, filter(str.isdecimal, [_asked("utilization.gpu")]))
-        turn = Turn.of(answer.result())
-        one.turns.setdefault(streams, []).append(turn)
-        return turn
+        one.turns.setdefault(streams, []).append(answer.result())
+        return answer.result()
 
     def _within(self, seconds: float) -> float:
         """Return that time, or what is left."""
         return max(0.1, min(seconds, self._until - time.monotonic()))
 
-    def _lose(self, worker: Worker, error: Exception) -> None:
+    def _lose(self, worker: Peer, error: Exception) -> None:
         print(f"  {worker.name} is out: {error}", flush=True)
         last = worker.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        for one in self._contestants.values():
-            if one.worker is worker:
-                one.lost = f"out; its log ends with: {last}"
+        self._lost[worker] = f"out; its log ends with: {last}"
 
     def stop(self) -> None:
         """End everybody, and show what they logged last."""
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Worker.stop, self._workers))
+            list(pool.map(Peer.stop, self._workers))
         for worker in self._workers:
             logged = worker.log.read_text(encoding="utf-8", errors="replace")
             print(f"{worker.name} logged last:\n{logged[-_LOGGED:]}", flush=True)
@@ -205,7 +193,11 @@ class _Race:
             for name, one in ones.items()
             if streams in one.turns
         ]
-        lost = [f"- {name} is {one.lost}" for name, one in ones.items() if one.lost]
+        lost = [
+            f"- {name} is {self._lost[one.worker]}"
+            for name, one in ones.items()
+            if one.worker in self._lost
+        ]
         return "\n".join([report.table(columns, rows), "", *lost])
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MODEL = "translator"
-_MARKED = re.compile(r"<(text\d*)>\n(.*)\n</\1>\Z", re.DOTALL)
+_MARKED = re.compile(r"<(textx*)>\n(.*)\n</\1>\Z", re.DOTALL)
 
 
 def text_of(body: dict[str, Any]) -> str:

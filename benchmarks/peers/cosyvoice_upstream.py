@@ -11,22 +11,20 @@ from __future__ import annotations
 import runpy
 import sys
 import tempfile
-from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import soundfile
 import torch
 
 from benchmarks.peers import turns
 from benchmarks.streams import at_once
-from services.audio.resample import Resampler
 from services.speech.engines.cosyvoice import upstream_code
 from services.speech.engines.cosyvoice.download import check, recipe_in
 from services.speech.engines.cosyvoice.text import with_mark
+from services.speech.engines.cosyvoice.upstream_code import stand_in
+from tests.cosyvoice.kaldi import fbank
 from tests.cosyvoice.upstream_loop import without_mask
 
 _FRONTEND_HZ = 16_000
@@ -87,16 +85,12 @@ def _server(model: str, file: str, port: str) -> None:
 
 def _load() -> None:
     """Make upstream's code importable, from where the project keeps it."""
-    modelscope = _module("modelscope")
-    modelscope.snapshot_download = None  # type: ignore[attr-defined]  models are directories here
+    stand_in("modelscope", snapshot_download=None)  # models are directories here
     upstream_code.load()
-    audio, kaldi = _module("torchaudio"), _module("torchaudio.compliance.kaldi")
-    audio.compliance = _module("torchaudio.compliance")  # type: ignore[attr-defined]
-    audio.transforms = _module("torchaudio.transforms")  # type: ignore[attr-defined]
-    audio.compliance.kaldi = kaldi  # type: ignore[attr-defined]
-    audio.load = _load_audio  # type: ignore[attr-defined]
-    audio.transforms.Resample = _Resample  # type: ignore[attr-defined]
-    kaldi.fbank = _filter_bank  # type: ignore[attr-defined]
+    kaldi = stand_in("torchaudio.compliance.kaldi", fbank=fbank)
+    compliance = stand_in("torchaudio.compliance", kaldi=kaldi)
+    transforms = stand_in("torchaudio.transforms", Resample=_resampler)
+    audio = stand_in("torchaudio", compliance=compliance, load=_load_audio, transforms=transforms)
     # Imported by `load` with an empty torchaudio; it looks its functions up when called.
     sys.modules["cosyvoice.utils.file_utils"].torchaudio = audio  # type: ignore[attr-defined]
     _put_right()
@@ -122,14 +116,6 @@ def _auto_model(model_dir: str) -> Any:
     return getattr(cosyvoice, f"CosyVoice{check(Path(model_dir))}")(model_dir)
 
 
-def _module(name: str) -> ModuleType:
-    module = ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None, is_package=True)
-    module.__path__ = []
-    sys.modules[name] = module
-    return module
-
-
 def _load_audio(wav: Any, backend: str = "") -> tuple[torch.Tensor, int]:
     """Read a file; a tensor, as upstream's own server gives its newer frontend, is 16 kHz audio."""
     del backend
@@ -139,28 +125,10 @@ def _load_audio(wav: Any, backend: str = "") -> tuple[torch.Tensor, int]:
     return torch.from_numpy(samples.T.copy()), rate
 
 
-class _Resample:
-    def __init__(self, orig_freq: int, new_freq: int) -> None:
-        self._rates = orig_freq, new_freq
+def _resampler(orig_freq: int, new_freq: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    from services.speech.engines.cosyvoice.prompt import resampled  # noqa: PLC0415  heavy
 
-    def __call__(self, wave: torch.Tensor) -> torch.Tensor:
-        resampler = Resampler(*self._rates)
-        made = np.concatenate([resampler.feed(wave[0].numpy()), resampler.finish()])
-        return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32)).unsqueeze(0)
-
-
-def _filter_bank(wave: torch.Tensor, **options: Any) -> torch.Tensor:
-    from kaldi_native_fbank import FbankOptions, OnlineFbank  # noqa: PLC0415
-
-    wanted = FbankOptions()
-    wanted.frame_opts.samp_freq = options["sample_frequency"]
-    wanted.frame_opts.dither = options["dither"]
-    wanted.mel_opts.num_bins = options["num_mel_bins"]
-    filters = OnlineFbank(wanted)
-    filters.accept_waveform(options["sample_frequency"], wave[0].tolist())
-    filters.input_finished()
-    bank = [filters.get_frame(at) for at in range(filters.num_frames_ready)]
-    return torch.from_numpy(np.stack(bank))
+    return lambda wave: resampled(wave[0].numpy(), orig_freq, new_freq)
 
 
 def _put_right() -> None:

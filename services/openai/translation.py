@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -89,9 +89,3 @@ class SpeechTranslationFields(SpeechFields):
     speed: Speed | None = None
     response_format: AudioFormat = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"
-
-    @property
-    def manner(self) -> dict[str, Any]:
-        """The fields of audio/speech that were sent, without the voice."""
-        given = {"speed": self.speed, "instructions": self.instructions}
-        return {name: value for name, value in given.items() if value is not None}

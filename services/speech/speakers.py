@@ -249,5 +249,5 @@ def check_aliases(engine: SpeechEngine, aliases: Mapping[str, str]) -> None:
             engine.voice(target)
         except NotFoundError as error:
             raise ConfigurationError(
-                f"voice {name!r} stands for {target!r}: {error.message}", param="voices"
+                f"voice {name!r} stands for {target!r}: {error.message}"
             ) from error

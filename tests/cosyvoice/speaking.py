@@ -79,6 +79,12 @@ async def spoken(
     return np.concatenate(await frames(engine, asked(engine, text, **fields)))
 
 
+def active(engine: CosyVoiceEngine) -> int:
+    """Return how many requests its stages are at work for."""
+    assert engine._stages is not None
+    return len(engine._stages._utterances)
+
+
 def apart(one: Samples, other: Samples) -> float:
     """Return the largest difference of two sounds of one length."""
     assert one.shape == other.shape

@@ -26,6 +26,7 @@ from tests.cosyvoice.speaking import (
     LONG,
     SHORT,
     THREE,
+    active,
     apart,
     asked,
     conversion,
@@ -111,7 +112,7 @@ async def rests(engine: CosyVoiceEngine) -> bool:
         return any(isinstance(found, (Utterance, Work, Line)) for found in gc.get_objects())
 
     gone = await asyncio.to_thread(within, AT_ONCE_S, lambda: not is_left())
-    return gone and engine.active == 0
+    return gone and active(engine) == 0
 
 
 @BOTH
@@ -190,7 +191,7 @@ async def test_a_voice_that_breaks_the_flow_breaks_no_other_ones_sound(
 
     engine = engine_of(family)
     alone = await said_again(engine)
-    ben = prompt.features_of(engine._loaded(), BEN).embedding
+    ben = prompt.features_of(engine._loaded().checkpoint, BEN).embedding
     mels, sizes, goes = flow.mels, [], threading.Event()
 
     def made(model: Any, batch: Any, **named: Any) -> Any:
@@ -205,7 +206,7 @@ async def test_a_voice_that_breaks_the_flow_breaks_no_other_ones_sound(
     assert await asyncio.to_thread(within, 60, lambda: sizes)
     three = [said_again(engine, reference=reference) for reference in (ANNA, BEN, ANNA)]
     together = asyncio.gather(*three, return_exceptions=True)
-    assert await asyncio.to_thread(within, 60, lambda: engine.active == 4)
+    assert await asyncio.to_thread(within, 60, lambda: active(engine) == 4)
     goes.set()
     one, other, third = await together
 
@@ -274,7 +275,7 @@ async def test_a_request_given_up_before_its_text_was_written_stops_too(
         await written.wait()
 
     task = asyncio.create_task(frames(engine, asked(engine, never())))
-    assert await asyncio.to_thread(within, 60, lambda: engine.active == 1)
+    assert await asyncio.to_thread(within, 60, lambda: active(engine) == 1)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.speech.engines.protocol import VoiceReference
-from tests.cosyvoice.speaking import apart, conversion, frames, sound, within
+from tests.cosyvoice.speaking import active, apart, conversion, frames, sound, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ async def test_what_a_batch_is_filled_up_to_is_said_instead(
     before = saying(5.0)  # it holds the flow until the others wait
     assert await asyncio.to_thread(within, 60, lambda: sizes)
     two = [saying(voice_s) for voice_s in (4.0, 5.0)]
-    assert await asyncio.to_thread(within, 60, lambda: engine.active == 3)
+    assert await asyncio.to_thread(within, 60, lambda: active(engine) == 3)
     goes.set()
     for one, heard in zip(alone, await asyncio.gather(*two), strict=True):
         assert apart(np.concatenate(heard), one) < 1e-4

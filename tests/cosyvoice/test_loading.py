@@ -89,7 +89,6 @@ def test_a_yaml_that_names_foreign_code_is_refused_with_the_line_and_runs_nothin
     with pytest.raises(ConfigurationError) as error:
         loaded(model)
     assert f"cosyvoice2.yaml, line {line}: " in str(error.value)
-    assert error.value.param == "model"
     assert not ran.exists()
 
 
@@ -161,7 +160,6 @@ def test_a_file_that_is_missing_is_named(
         CosyVoiceEngine(model=str(model), code=CODE)
     assert str(model) in str(error.value)
     assert name in str(error.value)
-    assert error.value.param == "model"
 
 
 def test_a_directory_without_a_recipe_is_no_model(tmp_path: Path) -> None:
@@ -186,7 +184,6 @@ def test_weights_that_do_not_fit_are_refused_with_their_directory(
     with pytest.raises(ConfigurationError) as error:
         loaded(model)
     assert str(model) in str(error.value)
-    assert error.value.param == "model"
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
@@ -251,18 +248,16 @@ def test_a_family_that_the_code_lacks_is_refused_and_the_message_says_what_to_ru
 
 @pytest.mark.parametrize("flag", ["fp16", "tensorrt"])
 def test_what_needs_a_gpu_is_refused_on_a_cpu(tiny_model: Callable[..., Path], flag: str) -> None:
-    with pytest.raises(ConfigurationError, match="GPU") as error:
+    with pytest.raises(ConfigurationError, match="GPU"):
         loaded(tiny_model(2), **{flag: True})
-    assert error.value.param == "device"
 
 
 def test_a_gpu_that_is_not_there_is_refused(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ConfigurationError, match="no GPU") as error:
+    with pytest.raises(ConfigurationError, match="no GPU"):
         checkpoint.load(tiny_model(2), code_root=None, device="cuda")
-    assert error.value.param == "device"
 
 
 @pytest.fixture
@@ -350,7 +345,7 @@ def test_features_are_those_of_upstreams_frontend(
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    model = engine_of(family)._loaded()
+    model = engine_of(family)._loaded().checkpoint
     theirs = frontend(model, monkeypatch)
     forget_filters()
     for seed in (BEN, ANNA):

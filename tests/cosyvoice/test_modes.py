@@ -14,6 +14,7 @@ from tests.cosyvoice.speaking import (
     BEN,
     LONG,
     UNTOLD,
+    active,
     asked,
     conversion,
     frames,
@@ -191,4 +192,4 @@ async def refused(engine: CosyVoiceEngine, request: Any, param: str, code: str) 
     made = engine.synthesise(request)
     with pytest.raises(type(error.value)):
         await anext(made)
-    assert engine.active == 0
+    assert active(engine) == 0

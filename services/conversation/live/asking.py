@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
-from services.audio.formats import LIVE_RATE_HZ, LiveFormat
+from services.audio.formats import LIVE_RATE_HZ, MEDIA_TYPES, LiveFormat
 from services.backends.client import Caller, Question
 from services.conversation.live.settings import Answering
 from services.conversation.translation.chat_model import PATH
@@ -27,11 +27,7 @@ from services.openai.speech import INPUT_CHARACTERS
 
 _TOO_LONG: Final = "context_length_exceeded"
 _PROMPT: Final = ("input_text", "input_tokens")  # vLLM's names for a prompt that is too long
-_FORMATS: Final[dict[LiveFormat, str]] = {
-    "audio/pcm": "pcm",
-    "audio/pcmu": "ulaw",
-    "audio/pcma": "alaw",
-}
+_FORMATS: Final = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Ear:
         self._caller = caller
         self._on_event = on_event
         self._on_lost = on_lost
+        self._open = AsyncExitStack()  # has the socket
         self._connection: ClientConnection | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[dict[str, Any]] | None = None
@@ -90,8 +91,7 @@ class Ear:
 
     async def follow(self, given: InputFields) -> None:
         """Change `session.audio.input`; if it is refused, nothing has changed."""
-        if self._connection is None:
-            await self._opened()
+        connection = self._connection or await self._opened()
         changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})
         if given.turn_detection is not None and given.turn_detection.type == SEMANTIC:
             changes["turn_detection"] = HEARD["turn_detection"]
@@ -99,44 +99,43 @@ class Ear:
             changes["turn_detection"] = {**self._least, **changes["turn_detection"]}
         if changes.get("transcription", ...) is None:  # off, for the client
             del changes["transcription"]
-        await self._update(changes)
+        await self._update(connection, changes)
 
     async def close(self) -> None:
         """End the session."""
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+            await self._open.aclose()  # `_listen` may have ended before it began
 
     async def _opened(self) -> ClientConnection:
         if self._listening is not None:  # it has broken, and may not have told all of that yet
             await asyncio.wait([self._listening])
-        async with AsyncExitStack() as stack:
-            socket = self._caller.socket("transcription", f"{REALTIME}?intent=transcription")
-            connection = self._connection = await stack.enter_async_context(socket)
-            self._listening = asyncio.create_task(self._listen(connection, stack.pop_all()))
+        socket = self._caller.socket("transcription", f"{REALTIME}?intent=transcription")
+        connection = self._connection = await self._open.enter_async_context(socket)
+        self._listening = asyncio.create_task(self._listen(connection))
         self.opened += 1
         if not self.plain:
             known = {name: value for name, value in self.heard.items() if value is not None}
-            await self._update({"turn_detection": None, **known})
+            await self._update(connection, {"turn_detection": None, **known})
         return connection
 
-    async def _update(self, changes: dict[str, Any]) -> None:
-        assert self._connection is not None  # noqa: S101  the callers have opened it
+    async def _update(self, connection: ClientConnection, changes: dict[str, Any]) -> None:
         answer = self._answer = asyncio.get_running_loop().create_future()
         session = {"type": "transcription", "audio": {"input": changes}}
         update = {"type": "session.update", "event_id": _OURS, "session": session}
         with suppress(ConnectionClosed):  # `_listen` tells
-            await self._connection.send(json.dumps(update))
+            await connection.send(json.dumps(update))
         told = await answer
         if told["type"] == "error":
             raise error_told(told["error"])
         self.heard = told["session"]["audio"]["input"]
 
-    async def _listen(self, connection: ClientConnection, stack: AsyncExitStack) -> None:
+    async def _listen(self, connection: ClientConnection) -> None:
         fault: ServiceError = BackendError("The transcription service broke off.")
         silent = False
         try:
-            async with stack:
+            async with self._open:
                 async for message in connection:
                     event = json.loads(message)
                     error = event["error"] if event["type"] == "error" else {}

@@ -157,11 +157,6 @@ class Items(list[Item]):
         super().__init__()
         self.id = new_id("conv")
 
-    @property
-    def last(self) -> str | None:
-        """The id of the last one."""
-        return self[-1].id if self else None
-
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Add an item at the end, or after another; return the id of the one before it."""
         if any(one.id == item.id for one in self):
@@ -205,14 +200,11 @@ class Items(list[Item]):
     def surplus(self) -> list[Item]:
         """Remove and return the oldest items, as many as there are too many."""
         size = sum(one.size for one in self)
-        count = 0
-        while len(self) - count > MOST_ITEMS or size > MOST_CHARACTERS:
-            size -= self[count].size
-            count += 1
-        gone = self[:count]
-        del self[:count]
-        for item in gone:
-            item.heard.set()
+        gone: list[Item] = []
+        while len(self) > MOST_ITEMS or size > MOST_CHARACTERS:
+            gone.append(self.pop(0))
+            gone[-1].heard.set()
+            size -= gone[-1].size
         return gone
 
 

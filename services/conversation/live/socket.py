@@ -137,7 +137,7 @@ class _Talk(LiveSession):
         elif isinstance(event, sent.ItemTruncate):
             await self._truncate(event)
         elif isinstance(event, sent.ResponseCreate):
-            self._create(event.response)
+            self._respond(event.response)
         elif isinstance(event, sent.ResponseCancel):
             await self._cancel(event.response_id)
         elif isinstance(event, sent.OutputClear):
@@ -189,7 +189,8 @@ class _Talk(LiveSession):
             audio_end_ms=event.audio_end_ms,
         )
 
-    def _create(self, given: sent.ResponseFields) -> None:
+    def _respond(self, given: sent.ResponseFields, patience_s: float = 0.0) -> None:
+        """Begin a response, unless there are as many as may be."""
         items = None
         if given.input is not None:
             items = [
@@ -198,28 +199,29 @@ class _Talk(LiveSession):
                 else item_from(one, f"response.input.{number}")
                 for number, one in enumerate(given.input)
             ]
-        self._respond(
-            self._settings.answering.changed(given, "response"),
-            given=items,
-            in_conversation=given.conversation != "none",
-            metadata=given.metadata,
-        )
-
-    def _respond(self, answering: Answering, *, in_conversation: bool = True, **how: Any) -> None:
-        """Begin a response, unless there are as many as may be."""
-        if in_conversation and (running := self._running) is not None:
+        answering = self._settings.answering.changed(given, "response")
+        beside = given.conversation == "none"
+        if not beside and (running := self._running) is not None:
             raise ConflictError(
                 f"the conversation has an active response, {running.id}; wait until it is done, "
                 "or cancel it",
                 code="conversation_already_has_active_response",
             )
-        beside = sum(not one.in_conversation for one in self._responses)
-        if not in_conversation and beside >= MOST_BESIDE:
+        if beside and sum(not one.in_conversation for one in self._responses) >= MOST_BESIDE:
             why = f"{MOST_BESIDE} responses run beside the conversation, which is the most"
             raise invalid("response.conversation", why, "too_many_responses")
-        how |= {"model": self._settings.chat_model, "in_conversation": in_conversation}
-        response = Response(self._caller, self.send, self._items, answering, **how)
-        if in_conversation:
+        response = Response(
+            self._caller,
+            self.send,
+            self._items,
+            answering,
+            self._settings.chat_model,
+            given=items,
+            in_conversation=not beside,
+            metadata=given.metadata,
+            patience_s=patience_s,
+        )
+        if not beside:
             self._response = response
         self._responses.add(response)
         response.task.add_done_callback(lambda _: self._responses.discard(response))
@@ -232,16 +234,15 @@ class _Talk(LiveSession):
 
     async def _cancel(self, id_: str | None) -> None:
         known = [one for one in self._responses if one.id == id_ and not one.ended]
-        if id_ is None and self._running is not None:
-            known = [self._running]
-        if not known:
+        found = self._running if id_ is None else next(iter(known), None)
+        if found is None:
             why = "there is no such response" if id_ else "no response is in progress"
             raise InvalidRequestError(
                 f"Cancellation failed: {why}",  # LiveKit looks for these words
                 param="response_id" if id_ else None,
                 code="response_cancel_not_active",
             )
-        await known[0].cancel()
+        await found.cancel()
 
     async def _clear(self) -> None:
         """Stop the audio: what was sent is the client's to stop."""
@@ -262,7 +263,8 @@ class _Talk(LiveSession):
             if self._running is not None and self._settings.hearing.interrupts:
                 await self._running.cancel("turn_detected")
         elif kind == "input_audio_buffer.committed":
-            await self._pass_on({**event, "previous_item_id": self._items.last})
+            last = self._items[-1].id if self._items else None
+            await self._pass_on({**event, "previous_item_id": last})
         elif kind == "conversation.item.added":
             await self._add(Item(event["item"]))
         elif kind == "conversation.item.done":
@@ -280,8 +282,7 @@ class _Talk(LiveSession):
         if not found or not self._settings.hearing.creates:
             return
         try:
-            patience_s = self._settings.hearing.patience_s
-            self._respond(self._settings.answering, patience_s=patience_s)
+            self._respond(sent.ResponseFields(), self._settings.hearing.patience_s)
         except ConflictError as error:
             await self.send(realtime.fault_event(error))
 

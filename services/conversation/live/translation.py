@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -29,12 +29,7 @@ from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
 from services.conversation.live.socket import IDLE_S
-from services.conversation.live.translation_hearing import (
-    LONGEST_S,
-    MOST_LAG_S,
-    Hearing,
-    Pace,
-)
+from services.conversation.live.translation_hearing import LONGEST_S, MOST_LAG_S, Hearing, Pace
 from services.conversation.speech_translation import stages
 from services.conversation.speech_translation.speaking import interpreted, preset, spoken_aloud
 from services.conversation.translation.chat_model import ChatModel
@@ -163,8 +158,7 @@ class _Talk(LiveSession):
                 sentences = stages.piped(
                     group, stages.into_sentences(segments, LONGEST_S), stages.AHEAD
                 )
-                timely = self._timely(sentences)
-                said = interpreted(timely, self._model, self._languages, self._spared)
+                said = interpreted(sentences, self._model, self._languages, self._spared)
                 translated = stages.piped(group, said, stages.AHEAD)
                 aloud = spoken_aloud(
                     translated, self._caller, speech_model, self._manner, self._spared
@@ -251,7 +245,8 @@ class _Talk(LiveSession):
 
     # What is spoken
 
-    def _languages(self) -> tuple[str | None, str]:
+    def _languages(self, sentence: stages.Sentence) -> tuple[str | None, str]:
+        self._check_lag(sentence)
         return self._source, self._settings.target
 
     @asynccontextmanager
@@ -262,16 +257,8 @@ class _Talk(LiveSession):
         except ServiceError as error:
             await self.send(realtime.fault_event(error))
 
-    async def _timely(
-        self, sentences: AsyncIterator[stages.Sentence]
-    ) -> AsyncGenerator[stages.Sentence, None]:
-        """Leave out the sentences that would be heard too late."""
-        async for sentence in sentences:
-            async with self._spared():
-                self._check_lag(sentence)
-                yield sentence
-
     def _check_lag(self, sentence: stages.Sentence) -> None:
+        """Leave out a sentence that would be heard too late."""
         if self._pace.lag_s(sentence.end_s) <= MOST_LAG_S:
             return
         self._metrics.left_out()

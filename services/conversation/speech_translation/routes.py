@@ -86,6 +86,7 @@ class SpeechTranslation:
                 "language": source and spoken(source),
                 "prompt": fields.prompt,
             }
+            given = fields.model_dump(include={"speed", "instructions"}, exclude_none=True)
             usage: dict[str, Any] = {}
             voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
             if fields.consent is None:
@@ -93,7 +94,7 @@ class SpeechTranslation:
                 voice.set_result({"voice": named})
 
             async def manner(_: stages.Translation) -> Mapping[str, Any]:
-                return {"language": target, **fields.manner, **await voice}
+                return {"language": target, **given, **await voice}
 
             try:
                 async with asyncio.TaskGroup() as group:
@@ -104,7 +105,7 @@ class SpeechTranslation:
                         sample = sampled(segments, recording, fields.consent, voice)
                         segments = stages.piped(group, sample, stages.AHEAD)
                     sentences = stages.piped(group, stages.into_sentences(segments), stages.AHEAD)
-                    said = interpreted(sentences, model, lambda: (source, target))
+                    said = interpreted(sentences, model, lambda _: (source, target))
                     translated = stages.piped(group, said, stages.AHEAD)
                     aloud = spoken_aloud(translated, caller, speaks, manner)
                     sound = stages.piped(group, aloud, stages.SOUNDS_AHEAD)

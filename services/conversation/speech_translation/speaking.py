@@ -31,18 +31,18 @@ _NAMES: Final = {
 async def interpreted(
     sentences: AsyncIterator[stages.Sentence],
     model: ChatModel,
-    languages: Callable[[], tuple[str | None, str]],
+    languages: Callable[[stages.Sentence], tuple[str | None, str]],
     sparing: stages.Sparing = nullcontext,
 ) -> AsyncGenerator[stages.Sentence | stages.Translation, None]:
     """Yield each sentence as it arrives, then its translation by `model`.
 
     `languages` returns the codes of the source, None for what the transcription says, and of the
-    target. Sentences that are in the target language stay as they are.
+    target, or refuses a sentence. Those that are in the target language stay as they are.
     """
     former: deque[stages.Translation] = deque(maxlen=CONTEXT)
 
     async def translated(sentence: stages.Sentence) -> stages.Translation:
-        source, target = languages()
+        source, target = languages(sentence)
         source = source or known_or_none(sentence.language)
         text = sentence.text
         if not has_words(text) or (source is not None and spoken(source) == spoken(target)):

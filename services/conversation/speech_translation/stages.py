@@ -11,11 +11,11 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import count, pairwise
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from services.backends.client import Caller, Question
-from services.conversation.translation.texts import SENTENCE_END, pieces
+from services.conversation.translation.texts import SENTENCE_END, cut, pieces
 from services.errors import BackendError, ServiceError
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ def piped(
 
 def first_fault(group: ExceptionGroup[Exception]) -> Exception:
     """Return why the stages failed: the first `ServiceError`, or else the first exception."""
-    faults = [
-        first_fault(one) if isinstance(one, ExceptionGroup) else one for one in group.exceptions
-    ]
+    faults = group.exceptions
     return next((one for one in faults if isinstance(one, ServiceError)), faults[0])
 
 
@@ -252,10 +250,8 @@ def _parts(joined: Segment, longest_s: float) -> Iterator[Segment]:
     most = MOST_CHARACTERS
     if length_s * len(text) > longest_s:
         most = min(most, max(1, int(longest_s / length_s)))
-    bounds = [match.end() for match in SENTENCE_END.finditer(text)]
-    cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]
-    for begin, end in pairwise(cuts):
-        for piece in pieces(text[begin:end], most):
+    for part in cut(text, SENTENCE_END):
+        for piece in pieces(part, most):
             end_s = start_s + len(piece) * length_s
             yield replace(joined, start_s=start_s, end_s=end_s, text=piece)
             start_s = end_s

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from services.backends.client import Caller, Question
 from services.conversation.translation.languages import DETECTABLE, NAMES
+from services.conversation.translation.texts import free_mark
 from services.errors import BackendError, InvalidRequestError, NotFoundError
 from services.openai.translation import Detection
 
@@ -62,7 +63,7 @@ class ChatModel:
         sees for itself. `former` are earlier sentences and their translations, as context, and
         `tag` is an example of the tags to be kept. Each `variant` but 0 is another translation.
         """
-        mark = _mark(text, *(before for before, _ in former))
+        mark = free_mark("text", [text, *(before for before, _ in former)])
         system = _TRANSLATE.format(
             mark=mark,
             way=f"{'' if source is None else f'from {NAMES[source]} '}into {NAMES[target]}",
@@ -87,7 +88,7 @@ class ChatModel:
     async def detect(self, text: str) -> Detection:
         """Return the language of a text that is not blank, as LibreTranslate tells it."""
         text = text.strip()[:_DETECTED_CHARACTERS]
-        mark = _mark(text)
+        mark = free_mark("text", [text])
         turns = [("system", _DETECT.format(mark=mark)), ("user", _marked(text, mark))]
         said, choice = await self._ask(
             turns,
@@ -130,15 +131,6 @@ def _confidence(choice: dict[str, Any]) -> float:
     except (LookupError, TypeError, ValueError):
         return 0.0
     return min(1.0, math.exp(min(total, 0.0)))
-
-
-def _mark(*texts: str) -> str:
-    """Return a name for the marks around a text that occurs as a mark in none of the texts."""
-    mark, number = "text", 0
-    while any(f"<{mark}>" in text or f"</{mark}>" in text for text in texts):
-        number += 1
-        mark = f"text{number}"
-    return mark
 
 
 def _marked(text: str, mark: str) -> str:

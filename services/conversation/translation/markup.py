@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Final, Literal, TypeAlias
 
 from services.conversation.translation.texts import (
@@ -22,6 +23,7 @@ from services.conversation.translation.texts import (
     Plan,
     Translate,
     Work,
+    free_mark,
     has_words,
     planned,
     translated,
@@ -45,10 +47,10 @@ _MARKUP: Final = re.compile(
     r"|<[!?][^>]*>|</(?![a-zA-Z])[^>]*>"
     r"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)"
     # A quote opens a value only after `=`; with an unclosed one it is no tag.
-    r"(?P<attributes>(?:[^>=]|=\s*+(?:\"[^\"]*\"|'[^']*'|(?![\"'])))*+)>",
+    r"(?P<attributes>(?:[^>=]|=\s*+(?:\"[^\"]*\"|'[^']*'|(?![\"'])))*+)>"
+    r"|<[!?/a-zA-Z].*",  # and so does a tag
     re.DOTALL,
 )
-_BEGIN: Final = re.compile(r"<(?=[!?/a-zA-Z])")
 _ATTRIBUTE: Final = re.compile(
     r"(?P<name>[^\s\"'/=]++)(?:\s*+=\s*+(?P<value>\"[^\"]*\"|'[^']*'|[^\s]*+))?+"
 )
@@ -59,7 +61,7 @@ _RAW: Final = frozenset(
     "iframe noembed noframes noscript script style textarea xmp".split()  # noqa: SIM905
 )
 """Elements that contain no markup (HTML, section 13.1.2); they are not translated."""
-_LEFT_ALONE: Final = frozenset({"math", "object", "svg", "template"})
+_LEFT_ALONE: Final = _RAW | {"math", "object", "svg", "template"}
 # fmt: off
 _INLINE: Final = frozenset({
     "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn",
@@ -75,23 +77,16 @@ _MOST_MARKS: Final = 40  # with more, models lose the order
 def tokens(document: str) -> Iterator[Token]:
     """Yield the slices of a document; an element that is not translated is one slice."""
     place = 0
-    while place < len(document):
-        begin = _BEGIN.search(document, place)
-        if begin is None:
-            yield Token("text", document[place:])
-            return
-        if begin.start() > place:
-            yield Token("text", document[place : begin.start()])
-        match = _MARKUP.match(document, begin.start())
-        if match is None:  # unclosed: all the rest is markup
-            yield Token("alone", document[begin.start() :])
-            return
-        token = _token(match)
-        place = match.end()
+    while match := _MARKUP.search(document, place):
+        if match.start() > place:
+            yield Token("text", document[place : match.start()])
+        token, place = _token(match), match.end()
         if token.kind == "open" and _is_left_alone(token.name, match["attributes"]):
             place = _end(document, match, token.name)
             token = Token("alone", document[match.start() : place], token.name)
         yield token
+    if place < len(document):
+        yield Token("text", document[place:])
 
 
 def _token(match: re.Match[str]) -> Token:
@@ -106,54 +101,36 @@ def _token(match: re.Match[str]) -> Token:
 
 
 def _is_left_alone(name: str, attributes: str) -> bool:
-    return (
-        name in _RAW
-        or name in _LEFT_ALONE
-        or any(
-            one["name"].lower() == "translate" and (one["value"] or "").strip("\"'").lower() == "no"
-            for one in _ATTRIBUTE.finditer(attributes)
-        )
+    return name in _LEFT_ALONE or any(
+        one["name"].lower() == "translate" and (one["value"] or "").strip("\"'").lower() == "no"
+        for one in _ATTRIBUTE.finditer(attributes)
     )
 
 
 def _end(document: str, opening: re.Match[str], name: str) -> int:
     """Return where the element that `opening` begins ends; the document's end if unclosed."""
-    place, depth = opening.end(), 1
     if name in _RAW:  # no markup inside: the first closing tag is its end
         ending = re.compile(rf"</{re.escape(name)}(?=[\s/>])[^>]*>", re.IGNORECASE)
-        closing = ending.search(document, place)
+        closing = ending.search(document, opening.end())
         return closing.end() if closing else len(document)
-    while depth:
-        begin = _BEGIN.search(document, place)
-        match = _MARKUP.match(document, begin.start()) if begin else None
-        if match is None:
-            return len(document)
-        place = match.end()
+    depth = 1
+    for match in _MARKUP.finditer(document, opening.end()):
         token = _token(match)
         if token.name == name:
             depth += {"open": 1, "close": -1}.get(token.kind, 0)
-    return place
+            if not depth:
+                return match.end()
+    return len(document)
 
 
 def planned_html(document: str) -> Plan:
     """Return the plan of a document: its texts are translated, its markup is kept."""
-    return Plan(document, [_planned(run) for run in _runs(document)])
+    runs = groupby(tokens(document), key=_is_inline)
+    return Plan(document, [_planned([*run]) for _, run in runs])
 
 
-def _runs(document: str) -> Iterator[list[Token]]:
-    """Yield runs: texts with inline tags between them, or a single slice of markup."""
-    run: list[Token] = []
-    for token in tokens(document):
-        inline = token.name in _INLINE or token.source.startswith("<!--")
-        if token.kind == "text" or inline:
-            run.append(token)
-            continue
-        if run:
-            yield run
-            run = []
-        yield [token]
-    if run:
-        yield run
+def _is_inline(token: Token) -> bool:
+    return token.kind == "text" or token.name in _INLINE or token.source.startswith("<!--")
 
 
 def _planned(run: list[Token]) -> str | Work:
@@ -222,26 +199,22 @@ async def _as_one(
     translate: Translate, inner: Sequence[Token], spelling: Mapping[int, str]
 ) -> str | None:
     """Return the texts, translated together with their marks; None if marks were changed."""
-    tags = [token for token in inner if token.kind != "text"]
-    if len(tags) > _MOST_MARKS:
-        return None
-    prefix = _prefix(token.source for token in inner if token.kind == "text")
+    texts = [html.unescape(token.source) for token in inner if token.kind == "text"]
+    prefix = free_mark("x", texts)
     marks = _marks(inner, prefix)
-    waiting = iter(marks)
-    text = "".join(
-        html.unescape(token.source) if token.kind == "text" else next(waiting) for token in inner
-    )
+    waiting = iter(texts)
+    text = "".join(marks.get(place) or next(waiting) for place in range(len(inner)))
     bare = text.strip()
-    if len(bare) > PIECE_CHARACTERS:
+    if len(marks) > _MOST_MARKS or len(bare) > PIECE_CHARACTERS:
         return None
-    said = await translate(bare, tag=marks[0])
-    begin = text.index(bare)
-    said = text[:begin] + said + text[begin + len(bare) :]
+    order = [*marks.values()]
+    said = text.replace(bare, await translate(bare, tag=order[0]), 1)
     found = re.split(rf"(</?{prefix}\d+/?>)", said)
-    if found[1::2] != marks:
+    if found[1::2] != order:
         return None
-    parts = [part.translate(spelling) for part in found[::2]]
-    return parts[0] + "".join(tag.source + part for tag, part in zip(tags, parts[1:], strict=True))
+    found[::2] = [part.translate(spelling) for part in found[::2]]
+    found[1::2] = [inner[place].source for place in marks]
+    return "".join(found)
 
 
 async def _alone(translate: Translate, token: Token, spelling: Mapping[int, str]) -> str:
@@ -254,29 +227,20 @@ async def _alone(translate: Translate, token: Token, spelling: Mapping[int, str]
     return said.translate(spelling)
 
 
-def _prefix(sources: Iterable[str]) -> str:
-    """Return a prefix for the marks that follows a `<` in none of the texts."""
-    whole = html.unescape("\n".join(sources))
-    prefix = "x"
-    while f"<{prefix}" in whole or f"</{prefix}" in whole:
-        prefix += "x"
-    return prefix
-
-
-def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
-    """Return the mark of each tag; an opening tag and its closing tag share a number."""
+def _marks(inner: Sequence[Token], prefix: str) -> dict[int, str]:
+    """Return the mark of each tag by its index; an opening and its closing tag share a number."""
     partners = _partners(inner)
     numbers: dict[int, int] = {}
-    marks = []
+    marks = {}
     for place, token in enumerate(inner):
         if token.kind == "text":
             continue
         partner = partners.get(place)
         if partner is not None and partner < place:
-            marks.append(f"</{prefix}{numbers[partner]}>")
-            continue
-        numbers[place] = len(numbers) + 1
-        marks.append(f"<{prefix}{numbers[place]}{'' if partner is not None else '/'}>")
+            marks[place] = f"</{prefix}{numbers[partner]}>"
+        else:
+            numbers[place] = len(numbers) + 1
+            marks[place] = f"<{prefix}{numbers[place]}{'/' if partner is None else ''}>"
     return marks
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Final, TypeAlias, TypeVar
 
 SENTENCE_END: Final = re.compile(
@@ -55,7 +56,7 @@ def _parts(text: str, most: int, level: int) -> Iterator[str]:
         yield from (text[begin : begin + most] for begin in range(0, len(text), most))
         return
     gathered = ""
-    for part in _cut(text, _CUTS[level]):
+    for part in cut(text, _CUTS[level]):
         if gathered and len((gathered + part).strip()) > most:
             yield from _parts(gathered, most, level + 1)
             gathered = ""
@@ -64,14 +65,10 @@ def _parts(text: str, most: int, level: int) -> Iterator[str]:
         yield from _parts(gathered, most, level + 1)
 
 
-def _cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
-    begin = 0
-    for place in places.finditer(text):
-        if place.end() > begin:
-            yield text[begin : place.end()]
-            begin = place.end()
-    if begin < len(text):
-        yield text[begin:]
+def cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
+    """Return the parts of a text, each up to the end of the next match of `places`."""
+    ends = [0, *(place.end() for place in places.finditer(text)), len(text)]
+    return (text[begin:end] for begin, end in pairwise(ends) if begin < end)
 
 
 Result = TypeVar("Result")
@@ -101,6 +98,14 @@ async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: i
 def has_words(text: str) -> bool:
     """Return whether a text has anything to translate: a letter of any script."""
     return any(character.isalpha() for character in text)
+
+
+def free_mark(mark: str, texts: Iterable[str]) -> str:
+    """Return `mark`, lengthened until no tag in the texts begins with it."""
+    whole = "\n".join(texts)
+    while f"<{mark}" in whole or f"</{mark}" in whole:
+        mark += "x"
+    return mark
 
 
 Translate: TypeAlias = Callable[..., Awaitable[str]]
@@ -150,14 +155,17 @@ async def translated(orders: Sequence[tuple[Plan, Translate | None]], workers: i
 
     With None instead of a translation, a text stays as it is.
     """
-    parts = [[*plan.parts] if translate else [plan.source] for plan, translate in orders]
-    places = [
-        (row, column, partial(part.do, translate))
-        for row, (_, translate) in enumerate(orders)
-        for column, part in enumerate(parts[row])
-        if isinstance(part, Work) and translate
+    jobs = [
+        partial(part.do, translate)
+        for plan, translate in orders
+        if translate
+        for part in plan.parts
+        if isinstance(part, Work)
     ]
-    said = await by_workers((job for _, _, job in places), workers)
-    for (row, column, _), words in zip(places, said, strict=True):
-        parts[row][column] = words
-    return ["".join(map(str, row)) for row in parts]
+    said = iter(await by_workers(jobs, workers))
+    return [
+        "".join(next(said) if isinstance(part, Work) else part for part in plan.parts)
+        if translate
+        else plan.source
+        for plan, translate in orders
+    ]

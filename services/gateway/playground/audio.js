@@ -41,9 +41,8 @@ export async function microphone(hear) {
 
 /** Plays pieces one after the other as they come. */
 export class Player {
-  constructor(draw = () => {}) {
+  constructor() {
     this.context = new AudioContext();
-    this.draw = draw;
     this.pieces = []; // { owner, node, start, seconds }
     this.end = 0;
   }

@@ -99,6 +99,6 @@ panel.onsubmit(async (signal) => {
     model: values.model ?? "gpt-realtime",
     session: session(values),
     append: "input_audio_buffer.append",
-    on: (event, ...rest) => on[event.type]?.(event, ...rest),
+    on,
   });
 });

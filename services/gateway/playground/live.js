@@ -4,7 +4,7 @@ import { Failure, socket } from "./api.js";
 import { base64, loudness, microphone, Player, Wave } from "./audio.js";
 
 /**
- * Send what the microphone hears and hand each of the server's events to `on(event, player, send)`
+ * Send what the microphone hears and hand each of the server's events to `on[type](event, player, send)`
  * until the signal aborts, and then, if there is `goodbye`, until the server closes.
  */
 export async function live(panel, signal, { path, model, session, append, goodbye, on }) {
@@ -31,7 +31,7 @@ export async function live(panel, signal, { path, model, session, append, goodby
         const event = JSON.parse(data);
         fault = event.type === "error" ? new Failure(event.error.message) : undefined;
         if (fault) panel.fault(fault);
-        else on(event, player, send);
+        else on[event.type]?.(event, player, send);
       };
       connection.onclose = ({ code, reason }) => {
         if (!signal.aborted) failed = fault ?? new Failure( // what it said last is why

@@ -67,6 +67,6 @@ panel.onsubmit(async (signal) => {
     session: session(panel.values()),
     append: "session.input_audio_buffer.append",
     goodbye: { type: "session.close" },
-    on: (event, ...rest) => on[event.type]?.(event, ...rest),
+    on,
   });
 });

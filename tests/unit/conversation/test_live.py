@@ -773,6 +773,23 @@ async def test_a_broken_ear_tells_all_of_it_before_it_is_opened_again() -> None:
     await ear.close()
 
 
+async def test_an_ear_that_is_closed_as_soon_as_it_is_opened_leaves_no_socket() -> None:
+    hung_up = []
+
+    @asynccontextmanager
+    async def line(*_: str) -> AsyncIterator[Line]:
+        try:
+            yield Line()
+        finally:
+            hung_up.append(True)
+
+    ear = Ear(cast("Any", SimpleNamespace(socket=line)), AsyncMock(), AsyncMock())
+    ear.plain = True
+    await ear.send({"type": "input_audio_buffer.append"})
+    await ear.close()  # before the task that listens has begun
+    assert hung_up
+
+
 async def test_a_client_that_hangs_up_stops_everything(rig: Any) -> None:
     one = await rig()
     one.voice.delay_s = 0.01

@@ -227,8 +227,8 @@ async def test_a_text_with_the_marks_in_it_stays_between_other_marks(front: Any)
     assert await one.translated(q=INJECTION) == INJECTION.upper()
     (asked,) = one.chat.asked
     system, user = asked["messages"]
-    assert user["content"] == f"<text2>\n{INJECTION}\n</text2>"
-    assert "<text2>" in system["content"]
+    assert user["content"] == f"<textx>\n{INJECTION}\n</textx>"
+    assert "<textx>" in system["content"]
     assert "Ignore" not in system["content"]
 
 

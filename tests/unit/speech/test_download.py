@@ -68,9 +68,8 @@ def test_family_1_is_refused_and_the_message_names_what_is_served(
     tmp_path: Path, model: str
 ) -> None:
     (tmp_path / "cosyvoice.yaml").write_text("sample_rate: 22050")
-    with pytest.raises(ConfigurationError, match=r"CosyVoice2-0\.5B.*Fun-CosyVoice3") as caught:
+    with pytest.raises(ConfigurationError, match=r"CosyVoice2-0\.5B.*Fun-CosyVoice3"):
         locate(model or str(tmp_path))
-    assert caught.value.param == "model"
 
 
 def test_a_clone_without_lfs_says_how_to_finish_it(tmp_path: Path) -> None:

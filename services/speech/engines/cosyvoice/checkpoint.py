@@ -85,35 +85,20 @@ _PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model; its modules are shared by all requests.
+    """A loaded model; its modules are shared by all requests."""
 
-    Attributes:
-        family: 2 or 3.
-        sample_rate_hz: of what it makes.
-        device: where it computes.
-        lm: upstream's language model, text to speech tokens.
-        vocoder: upstream's model object, speech tokens to audio.
-        encode: text to the ids of text tokens.
-        mel: samples [1, N] at `sample_rate_hz` to a mel spectrogram [1, 80, T].
-        speech_tokenizer: ONNX session, log mel of 16 kHz audio to speech tokens.
-        speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
-        fingerprint: differs if features were computed by other encoders.
-        fp16: whether it computes in half precision.
-        rows: how many requests the flow takes at once; TensorRT takes one.
-    """
-
-    family: int
-    sample_rate_hz: int
-    device: torch.device
-    lm: Any
-    vocoder: Any
-    encode: Callable[[str], list[int]]
-    mel: Callable[[torch.Tensor], torch.Tensor]
-    speech_tokenizer: onnxruntime.InferenceSession
-    speaker_encoder: onnxruntime.InferenceSession
-    fingerprint: str
-    fp16: bool
-    rows: int
+    family: int  # 2 or 3
+    sample_rate_hz: int  # of what it makes
+    device: torch.device  # where it computes
+    lm: Any  # upstream's language model, text to speech tokens
+    vocoder: Any  # upstream's model object, speech tokens to audio
+    encode: Callable[[str], list[int]]  # text to the ids of text tokens
+    mel: Callable[[torch.Tensor], torch.Tensor]  # samples [1, N] at that rate to a mel [1, 80, T]
+    speech_tokenizer: onnxruntime.InferenceSession  # log mel of 16 kHz audio to speech tokens
+    speaker_encoder: onnxruntime.InferenceSession  # filter bank of 16 kHz audio to an embedding
+    fingerprint: str  # differs if features were computed by other encoders
+    fp16: bool  # whether it computes in half precision
+    rows: int  # how many requests the flow takes at once; TensorRT takes one
 
     def vocoder_of(self, seed: int) -> Vocoder | CausalVocoder:
         """Return what makes the audio of one segment; `seed` is for its noise."""
@@ -149,7 +134,6 @@ def load(
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
             f"{source.families} only: run `python -m ci cosyvoice --from github`",
-            param="model",
         )
     chosen = _device(device, needed=fp16 or tensorrt)
     transformers.logging.disable_progress_bar()
@@ -165,9 +149,7 @@ def load(
         vocoder.load(*(str(directory / file) for file in (llm, "flow.pt", "hift.pt")))
     except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigurationError(
-            f"the weights in {directory} cannot be loaded: {why}", param="model"
-        ) from error
+        raise ConfigurationError(f"the weights in {directory} cannot be loaded: {why}") from error
     for module in vocoder.hift.modules():  # training's form of the weights costs each call
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -212,7 +194,6 @@ def _built(recipe: Path) -> SimpleNamespace:
     except Exception as error:  # whatever upstream's classes say to their arguments
         raise ConfigurationError(
             f"{recipe} describes no model that can be built: {type(error).__name__}: {error}",
-            param="model",
         ) from error
 
 
@@ -229,9 +210,9 @@ def speaking_part(recipe: Path) -> str:
     try:
         tree = yaml.compose(io.StringIO(recipe.read_text(encoding="utf-8")))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{recipe} is not YAML: {error}", param="model") from error
+        raise ConfigurationError(f"{recipe} is not YAML: {error}") from error
     if getattr(tree, "id", "") != "mapping":
-        raise ConfigurationError(f"{recipe} is no mapping", param="model")
+        raise ConfigurationError(f"{recipe} is no mapping")
     tree.value = [pair for pair in tree.value if pair[0].value in _READ]
     _check(tree, recipe, set())
     yaml.serialize(tree, text)
@@ -253,7 +234,6 @@ def _check(node: Any, path: Path, seen: set[int]) -> None:
         line = node.start_mark.line + 1
         raise ConfigurationError(
             f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded",
-            param="model",
         )
     if node.id == "mapping":
         for key, value in node.value:
@@ -267,12 +247,11 @@ def _check(node: Any, path: Path, seen: set[int]) -> None:
 def _device(name: str, *, needed: bool) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise ConfigurationError("device is cuda, and torch sees no GPU", param="device")
+        raise ConfigurationError("device is cuda, and torch sees no GPU")
     chosen = torch.device("cuda" if there and name != "cpu" else "cpu")
     if needed and chosen.type == "cpu":
         raise ConfigurationError(
             "fp16 or tensorrt asked for: that needs a GPU, and speech is made on the CPU",
-            param="device",
         )
     return chosen
 
@@ -286,7 +265,7 @@ def _onnx(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's own classes are not public
-        raise ConfigurationError(f"{path} is no ONNX model: {error}", param="model") from error
+        raise ConfigurationError(f"{path} is no ONNX model: {error}") from error
 
 
 def _fingerprint(directory: Path, family: int) -> str:

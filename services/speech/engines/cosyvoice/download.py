@@ -87,7 +87,7 @@ def locate(
     try:
         found = fetched(hub, is_whole, None, lambda _: None, _SETTING)
     except NoModelError as error:
-        raise ConfigurationError(str(error), param="model") from error
+        raise ConfigurationError(str(error)) from error
     check(found, also)
     log.info("%s is in %s", model, found)
     return found
@@ -107,7 +107,6 @@ def named(model: str, also: Sequence[str] = (LLM,)) -> Path | None:
         raise ConfigurationError(
             f"model {model!r} is neither a directory that exists nor a hub's id such as "
             f"{next(iter(REVISIONS))}",
-            param="model",
         )
     if directory.name.startswith("CosyVoice-300M"):
         raise of_family_1(model)
@@ -124,13 +123,12 @@ def check(directory: Path, also: Sequence[str] = (LLM,)) -> int:
     names = (*NEEDED[family], *also)
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise ConfigurationError(
-            f"{directory} lacks {', '.join(missing)}, which family {family} needs", param="model"
+            f"{directory} lacks {', '.join(missing)}, which family {family} needs"
         )
     if pointers := [name for name in names if _is_pointer(directory / name)]:
         raise ConfigurationError(
             f"{directory}: {', '.join(pointers)} is only Git LFS's pointer to the file; run "
             "`git lfs pull` there",
-            param="model",
         )
     return family
 
@@ -152,7 +150,7 @@ def recipe_in(directory: Path) -> Path:
     if (directory / FAMILY_1).is_file():
         raise of_family_1(str(directory))
     raise ConfigurationError(
-        f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}", param="model"
+        f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}"
     )
 
 
@@ -161,5 +159,4 @@ def of_family_1(model: str) -> ConfigurationError:
     return ConfigurationError(
         f"{model} is of family 1, which is not served any more: family 2 "
         "(FunAudioLLM/CosyVoice2-0.5B) and family 3 (FunAudioLLM/Fun-CosyVoice3-0.5B-2512) are",
-        param="model",
     )

@@ -38,13 +38,11 @@ from services.speech.engines.protocol import (
     SynthesisRequest,
     Voice,
     VoiceReference,
-    check_capabilities,
     murmur,
 )
-from services.tasks import Handover, in_daemon
+from services.tasks import in_daemon
 
 if TYPE_CHECKING:
-    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.cosyvoice.stages import Stages
     from services.speech.engines.cosyvoice.utterance import Utterance
@@ -105,11 +103,6 @@ class CosyVoiceEngine:
         return self._stages is not None
 
     @property
-    def active(self) -> int:
-        """Requests whose audio is being made."""
-        return self._stages.active if self._stages else 0
-
-    @property
     def streams(self) -> int | None:
         """How many it makes without a gap, at least one; while it is unloaded, as before."""
         return self._stages.streams if self._stages else self._held
@@ -120,9 +113,20 @@ class CosyVoiceEngine:
         Raises:
             ConfigurationError: there is no such model, or it does not fit.
         """
-        self._stages = await in_daemon(self._load)
-        self.sample_rate_hz = self._loaded().sample_rate_hz
-        await self._warm_up(self._stages)
+        self._stages = stages = await in_daemon(self._load)
+        self.sample_rate_hz = stages.checkpoint.sample_rate_hz
+        request = SynthesisRequest(_WARM_UP, None, reference=murmur(self.sample_rate_hz))
+
+        async def speak() -> int:
+            return len([frame.size async for frame in self.synthesise(request)])
+
+        began = time.monotonic()
+        made = await speak()  # the first request is to find every kernel ready
+        log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, made)
+        stages.forget()
+        await asyncio.gather(*(speak() for _ in range(_AT_ONCE)))
+        stages.measure()
+        log.info("streams at once without a gap, about: %d", stages.streams)
 
     async def close(self) -> None:
         """Stop all work and free the model."""
@@ -156,12 +160,11 @@ class CosyVoiceEngine:
 
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless this can be said; see `SpeechEngine.check`."""
-        checkpoint = self._loaded()
-        check_capabilities(self, request)
+        family = self._loaded().checkpoint.family
         if request.reference is None:
             self.voice(request.voice or "")
         if request.language is not None:
-            language_of(request.language, checkpoint.family)
+            language_of(request.language, family)
         if request.instructions:
             refuse_control_tokens(request.instructions, "instructions")
         if request.reference.text:
@@ -179,7 +182,7 @@ class CosyVoiceEngine:
         """Compute the features of a recording; see `SpeechEngine.prepare`."""
         from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
-        await asyncio.to_thread(prompt.features_of, self._loaded(), reference)
+        await asyncio.to_thread(prompt.features_of, self._loaded().checkpoint, reference)
 
     def forget(self, voice_id: str) -> None:
         """Do nothing: features are in the voice's folder only."""
@@ -187,7 +190,7 @@ class CosyVoiceEngine:
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield audio in chunks that grow, or segment by segment; see `SpeechEngine`."""
         self.check(request)
-        checkpoint = self._loaded()
+        checkpoint = self._loaded().checkpoint
         tag = None if request.language is None else language_of(request.language, checkpoint.family)
         from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
@@ -208,7 +211,8 @@ class CosyVoiceEngine:
         """Yield the recording in the other voice; see `SpeechEngine.convert`."""
         from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
-        given, said = await asyncio.to_thread(prompt.conversion_of, self._loaded(), request)
+        checkpoint = self._loaded().checkpoint
+        given, said = await asyncio.to_thread(prompt.conversion_of, checkpoint, request)
         async with aclosing(self._made(given, request, said)) as frames:
             async for frame in frames:
                 yield frame
@@ -222,10 +226,8 @@ class CosyVoiceEngine:
         """Yield the audio of segments of text, in tokens, or of speech tokens."""
         from services.speech.engines.cosyvoice.utterance import Utterance  # noqa: PLC0415  torch
 
-        checkpoint, stages = self._loaded(), self._stages
-        assert stages is not None  # noqa: S101  it is there with the model
-        handover: Handover[Samples] = Handover()
-        utterance = Utterance(checkpoint, prompt, request, handover.put, handover.end)
+        stages = self._loaded()
+        utterance = Utterance(stages.checkpoint, prompt, request)
         feeding = None
         if isinstance(said, list):
             utterance.convert(said)
@@ -233,7 +235,7 @@ class CosyVoiceEngine:
             feeding = asyncio.create_task(_feed(stages, utterance, said))
         stages.begin(utterance)
         try:
-            async with aclosing(handover.items()) as frames:
+            async with aclosing(utterance.handover.items()) as frames:
                 async for frame in frames:
                     with stages.change():
                         utterance.heard(frame)
@@ -250,10 +252,10 @@ class CosyVoiceEngine:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
 
-    def _loaded(self) -> Checkpoint:
+    def _loaded(self) -> Stages:
         if self._stages is None:
             raise UnavailableError("the cosyvoice engine is not running", retry_after_s=1.0)
-        return self._stages.checkpoint
+        return self._stages
 
     def _load(self) -> Stages:
         began = time.monotonic()
@@ -267,21 +269,6 @@ class CosyVoiceEngine:
         took_s = time.monotonic() - began
         log.info("loaded CosyVoice family %d on %s in %.0f s", loaded.family, loaded.device, took_s)
         return stages.Stages(loaded)
-
-    async def _warm_up(self, stages: Stages) -> None:
-        """Speak a sentence, so that the first request finds every kernel ready, then measure."""
-        began = time.monotonic()
-        request = SynthesisRequest(_WARM_UP, None, reference=murmur(self.sample_rate_hz))
-
-        async def speak() -> int:
-            return len([frame.size async for frame in self.synthesise(request)])
-
-        made = await speak()
-        log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, made)
-        stages.forget()
-        await asyncio.gather(*(speak() for _ in range(_AT_ONCE)))
-        stages.measure()
-        log.info("streams at once without a gap, about: %d", stages.streams)
 
     def _look_at(self, error: BaseException) -> None:
         """End the process, to be restarted, after an error that a GPU does not recover from."""
@@ -301,8 +288,9 @@ async def _feed(
     try:
         async with aclosing(said):
             async for tokens in said:
-                with stages.change():
-                    utterance.texts.append(tokens)
+                if tokens:
+                    with stages.change():
+                        utterance.texts.append(tokens)
         with stages.change():
             utterance.is_written = True
     except Exception as error:  # noqa: BLE001  it is raised where the frames are taken

@@ -22,21 +22,13 @@ _STEPS: Final = 10  # of the solver; upstream's
 
 @dataclass(frozen=True)
 class Part:
-    """What is made of a segment at once: all its speech tokens so far, and the prompt before them.
-
-    Attributes:
-        prompt: goes before the tokens.
-        tokens: the last ones are only looked ahead at, unless `is_last`.
-        is_last: whether the segment is complete with them.
-        since: how many of the segment's tokens have sounded before.
-        until: how many have after it.
-    """
+    """What is made of a segment at once: the prompt, then all its speech tokens so far."""
 
     prompt: Prompt
-    tokens: Sequence[int]
-    is_last: bool
-    since: int = 0
-    until: int = 0
+    tokens: Sequence[int]  # the last ones are only looked ahead at, unless `is_last`
+    is_last: bool  # whether the segment is complete with them
+    since: int = 0  # how many of the segment's tokens have sounded before
+    until: int = 0  # and after it
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -51,34 +52,21 @@ TELLING: Final = 8
 
 @dataclass(frozen=True)
 class Features:
-    """What a recording is to the model, computed once if its voice is registered.
+    """What a recording is to the model, computed once if its voice is registered."""
 
-    Attributes:
-        tokens: speech tokens, int32 [1, T].
-        mel: float32 [1, 2T, 80] at the model's own rate.
-        embedding: of the speaker, float32 [1, 192].
-    """
-
-    tokens: torch.Tensor
-    mel: torch.Tensor
-    embedding: torch.Tensor
+    tokens: torch.Tensor  # of speech, int32 [1, T]
+    mel: torch.Tensor  # float32 [1, 2T, 80] at the model's own rate
+    embedding: torch.Tensor  # of the speaker, float32 [1, 192]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What goes with a text.
+    """What goes with a text."""
 
-    Attributes:
-        heard: the recording whose voice speaks.
-        text: tokens of what is said in it, or of an instruction.
-        is_continued: whether the language model goes on after the recording, too.
-        pace: speech tokens a text token in the recording; 0: unknown.
-    """
-
-    heard: Features
-    text: tuple[int, ...] = ()
-    is_continued: bool = False
-    pace: float = 0.0
+    heard: Features  # of the recording whose voice speaks
+    text: Sequence[int] = ()  # tokens of what is said in it, or of an instruction
+    is_continued: bool = False  # whether the language model goes on after the recording, too
+    pace: float = 0.0  # speech tokens a text token in the recording; 0: unknown
 
 
 def prompt_of(
@@ -90,11 +78,11 @@ def prompt_of(
     heard = features_of(checkpoint, reference)
     if request.instructions:
         told = instruction(checkpoint.family, cleaned(request.instructions).strip())
-        return Prompt(heard, tuple(checkpoint.encode(told)))
+        return Prompt(heard, checkpoint.encode(told))
     if reference.text is None:
         return Prompt(heard)
     said = normalise(reference.text, language or guess_language(reference.text))
-    text = tuple(checkpoint.encode(with_mark(checkpoint.family, said)))
+    text = checkpoint.encode(with_mark(checkpoint.family, said))
     count = len(checkpoint.encode(said))
     pace = heard.tokens.shape[1] / count if count >= TELLING else 0.0
     return Prompt(heard, text, is_continued=True, pace=pace)
@@ -102,7 +90,7 @@ def prompt_of(
 
 def conversion_of(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prompt, list[int]]:
     """Return what goes with the speech tokens of a recording, and those tokens."""
-    samples = _resampled(request.samples, request.sample_rate_hz, _ENCODER_HZ)
+    samples = resampled(request.samples, request.sample_rate_hz, _ENCODER_HZ)
     said: list[int] = _speech_tokens(checkpoint, samples)[0].tolist()
     return Prompt(features_of(checkpoint, request.reference)), said
 
@@ -121,8 +109,8 @@ def features_of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
 
 def computed(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
     """Compute the features of a recording, in some hundred milliseconds."""
-    heard = _resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
-    own = _resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
+    heard = resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
+    own = resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
     tokens = _speech_tokens(checkpoint, heard)
     mel = checkpoint.mel(own).squeeze(0).transpose(0, 1).unsqueeze(0)
     count = min(mel.shape[1] // _MEL_FRAMES_A_TOKEN, tokens.shape[1])
@@ -163,7 +151,8 @@ def _embedding(session: onnxruntime.InferenceSession, heard: torch.Tensor) -> to
     return torch.from_numpy(made[0].reshape(1, -1).astype(np.float32))
 
 
-def _resampled(samples: Samples, from_hz: int, to_hz: int) -> torch.Tensor:
+def resampled(samples: Samples, from_hz: int, to_hz: int) -> torch.Tensor:
+    """Return float32 [N] at `from_hz` as a tensor [1, M] at `to_hz`."""
     resampler = Resampler(from_hz, to_hz)
     wave = np.concatenate([resampler.feed(samples), resampler.finish()])
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)).unsqueeze(0)

@@ -41,19 +41,12 @@ _SMOOTHING: Final = 0.2
 
 @dataclass(kw_only=True, eq=False)
 class Piece:
-    """A piece of sound that could be made now.
+    """A piece of sound that could be made now."""
 
-    Attributes:
-        is_first: whether its listener has heard nothing yet.
-        due_s: when that listener runs dry; of a first piece, `PATIENCE_S` after it was asked for.
-        size: how much the model is given for it.
-        kind: only pieces of one kind are made together.
-    """
-
-    is_first: bool
-    due_s: float
-    size: int
-    kind: Any = None
+    is_first: bool  # whether its listener has heard nothing yet
+    due_s: float  # when that listener runs dry; of a first piece, `PATIENCE_S` after its request
+    size: int  # how much the model is given for it
+    kind: Any = None  # only pieces of one kind are made together
 
 
 _Piece = TypeVar("_Piece", bound=Piece)
@@ -78,21 +71,13 @@ def together(pieces: Sequence[_Piece], most: int) -> list[_Piece]:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a model takes on a machine, in seconds.
+    """What a model takes on a machine, in seconds."""
 
-    Attributes:
-        step_s: for a token of every line.
-        line_s: for each line in that.
-        batch_s: to begin a batch of the flow.
-        token_s: for each token in it, those of prompts and earlier parts included.
-        sound_s: for a second of sound in the vocoder.
-    """
-
-    step_s: float
-    line_s: float
-    batch_s: float
-    token_s: float
-    sound_s: float
+    step_s: float  # for a token of every line
+    line_s: float  # for each line in that
+    batch_s: float  # to begin a batch of the flow
+    token_s: float  # for each token in it, those of prompts and earlier parts included
+    sound_s: float  # for a second of sound in the vocoder
 
 
 class Meter:

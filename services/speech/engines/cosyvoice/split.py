@@ -166,7 +166,7 @@ class Splitter:
     def _parts(self, sentence: str) -> Iterator[str]:
         if self._is_first and self.size(sentence) > _FIRST:
             end = self._cut(sentence, _CLAUSE_END, _FIRST)
-            if end is not None and self.size(sentence[:end]) >= _SCRAP:
+            if end is not None:
                 yield sentence[:end].strip()
                 sentence = sentence[end:].strip()
         self._is_first = self._is_first and self.size(sentence) < _SCRAP

@@ -33,17 +33,12 @@ class _GivenUp(BaseException):  # no code of upstream is to catch it
 
 
 class Stages:
-    """Makes the audio of utterances, from `begin` until their end or `close`.
-
-    Attributes:
-        checkpoint: the model.
-        streams: how many would have no gap, by what it took lately; at least one.
-    """
+    """Makes the audio of utterances, from `begin` until their end or `close`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Start the threads."""
         self.checkpoint = checkpoint
-        self.streams = 1
+        self.streams = 1  # that would have no gap, by what it took lately; at least one
         self._measured_s = time.monotonic()
         self._decoder: Decoder[Segment] = Decoder(checkpoint)
         self._saying: dict[Segment, Utterance] = {}
@@ -66,11 +61,6 @@ class Stages:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def active(self) -> int:
-        """Return how many utterances there are."""
-        return len(self._utterances)
-
     def begin(self, utterance: Utterance) -> None:
         """Take an utterance, of which text may be there already."""
         with self.change():
@@ -89,10 +79,9 @@ class Stages:
             if utterance.is_stopped:
                 return
             utterance.is_stopped = True
-            if utterance in self._utterances:
-                self._utterances.remove(utterance)
+            self._utterances.remove(utterance)
             self._sounding = [work for work in self._sounding if work.utterance is not utterance]
-        utterance.on_end(error)
+        utterance.handover.end(error)
 
     def forget(self) -> None:
         """Forget what the model took so far: it was cold."""
@@ -101,7 +90,6 @@ class Stages:
     def measure(self) -> None:
         """Find out how many streams there may be at once."""
         rate, rows = self.checkpoint.tokens_a_second, self.checkpoint.rows
-        self._measured_s = time.monotonic()
         self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
 
     def close(self) -> None:
@@ -271,7 +259,7 @@ class Stages:
             self.end(utterance, error)
             return
         with self.change():
-            utterance.finish(work)
+            utterance.in_work.popleft()
             if not utterance.is_stopped:
                 utterance.give(frame)
 

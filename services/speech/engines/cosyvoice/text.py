@@ -50,7 +50,7 @@ _INVISIBLE: Final = re.compile(
 _ASSISTANT: Final = "You are a helpful assistant."
 _END: Final = "<|endofprompt|>"
 _MARK: Final = {2: "", 3: _ASSISTANT + _END}
-_INSTRUCTION: Final = {2: ("", _END), 3: (_ASSISTANT + " ", _END)}
+_INSTRUCTED: Final = {2: "", 3: _ASSISTANT + " "}
 _STRESS_TAG: Final = re.compile(r"</?(?:strong|laughter)>")
 _PHONEME_TAG: Final = re.compile(r"(\[[A-Z]{1,2}\d\])")
 _BRACKET: Final = re.compile("[（）【】`]")
@@ -151,7 +151,7 @@ def normalise(segment: str, language: Language) -> str:
 
 
 def _chinese(text: str) -> str:
-    text = _CJK_SPACE.sub("", _around_phonemes(chinese, text))
+    text = _CJK_SPACE.sub("", _around_phonemes(_grammar("zh").normalize, text))
     text = text.replace("²", "平方").replace("³", "立方").replace(".", "。")
     text = _BRACKET.sub("", text.replace(" - ", "，")).replace("——", " ")
     return re.sub("[，,、]+$", "。", text)
@@ -166,12 +166,6 @@ def _around_phonemes(rule: Callable[[str], str], text: str) -> str:
 
     parts = _PHONEME_TAG.split(text)
     return "".join(part if i % 2 else applied(part) for i, part in enumerate(parts))
-
-
-def chinese(text: str) -> str:
-    """Return `text` with its numbers, dates and units in Chinese words."""
-    spelt: str = _grammar("zh").normalize(text)
-    return spelt
 
 
 def english(text: str) -> str:
@@ -214,8 +208,7 @@ def with_mark(family: int, text: str) -> str:
 
 def instruction(family: int, text: str) -> str:
     """Return the prompt text that makes a model speak as `text` says."""
-    before, after = _INSTRUCTION[family]
-    return before + text + after
+    return _INSTRUCTED[family] + text + _END
 
 
 class Lexicon:
@@ -250,12 +243,11 @@ def lexicon_in(path: Path) -> Lexicon:
     try:
         spellings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}", param="lexicon") from error
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if not isinstance(spellings, dict) or not all(
         word.strip() and isinstance(spelling, str) for word, spelling in spellings.items()
     ):
         raise ConfigurationError(
             f'{path} is no JSON object of words and spellings, such as {{"SQL": "sequel"}}',
-            param="lexicon",
         )
     return Lexicon(spellings)

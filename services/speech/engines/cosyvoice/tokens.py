@@ -30,16 +30,12 @@ _OFF_PACE: Final = 1.8  # times the recording's pace: said twice, or half of it
 
 
 class Sampler:
-    """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator.
-
-    Attributes:
-        top_k: how many tokens are drawn from at first.
-    """
+    """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator."""
 
     def __init__(self, lm: Any, seed: int) -> None:
         """Sample for `lm` with the parameters of its recipe."""
         chosen = getattr(lm.sampling, "keywords", {})
-        self.top_k: int = chosen.get("top_k", 25)
+        self.top_k: int = chosen.get("top_k", 25)  # tokens that are drawn from at first
         self._top_p: float = chosen.get("top_p", 0.8)
         self._window: int = chosen.get("win_size", 10)
         self._ratio: float = chosen.get("tau_r", 0.1)
@@ -69,19 +65,12 @@ class Sampler:
 
 @dataclass(eq=False)
 class Line:
-    """A segment that is being said.
-
-    Attributes:
-        prompt: what is given beside the text.
-        text: its tokens.
-        sampler: draws its tokens.
-        made: the speech tokens so far.
-    """
+    """A segment that is being said."""
 
     prompt: Prompt
-    text: Sequence[int]
+    text: Sequence[int]  # in tokens
     sampler: Sampler
-    made: list[int] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)  # its speech tokens so far
 
     @property
     def is_short(self) -> bool:
@@ -110,17 +99,13 @@ _Line = TypeVar("_Line", bound=Line)
 
 
 class Decoder(Generic[_Line]):
-    """Decodes lines, used by one thread.
-
-    Attributes:
-        lines: those in the batch.
-    """
+    """Decodes lines, used by one thread."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._lm = checkpoint.lm
         self._device = checkpoint.device
         self._half = checkpoint.fp16
-        self.lines: list[_Line] = []
+        self.lines: list[_Line] = []  # in the batch
         self._lengths: list[int] = []
         self._cache = _Kept(())
         self._hidden = torch.zeros(0, 0)

@@ -17,23 +17,18 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from services.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Code:
-    """Upstream's code in a folder.
+    """Upstream's code in a folder."""
 
-    Attributes:
-        root: contains the packages `cosyvoice` and `matcha`.
-        version: upstream's commit, or the release that a copy was taken from.
-        families: the model families that it can run.
-    """
-
-    root: Path
-    version: str
-    families: tuple[int, ...]
+    root: Path  # contains the packages `cosyvoice` and `matcha`
+    version: str  # upstream's commit, or the release that a copy was taken from
+    families: tuple[int, ...]  # of models, which it can run
 
 
 def default_root() -> Path:
@@ -56,7 +51,6 @@ def find(root: Path | None = None) -> Code:
         raise ConfigurationError(
             f"CosyVoice's code is not in {root}: run `python -m ci cosyvoice`, or name its folder "
             "in BENTOVOX_SPEECH__COSYVOICE__CODE",
-            param="engine",
         ) from error
 
 
@@ -86,12 +80,8 @@ def _load_matcha(root: Path) -> None:
 
     Only its module `audio` is needed, and a logger.
     """
-    tools = ModuleType("matcha.utils")
-    tools.__path__ = [str(root / "matcha" / "utils")]
-    pylogger = ModuleType("matcha.utils.pylogger")
-    pylogger.get_pylogger = logging.getLogger  # type: ignore[attr-defined]
-    sys.modules["matcha.utils"] = tools
-    sys.modules["matcha.utils.pylogger"] = pylogger
+    tools = stand_in("matcha.utils", __path__=[str(root / "matcha" / "utils")])
+    stand_in("matcha.utils.pylogger", get_pylogger=logging.getLogger)
     importlib.import_module("matcha").utils = tools  # type: ignore[attr-defined]
 
 
@@ -106,10 +96,15 @@ def _load_torchaudio() -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
             del sys.modules[name]
         for name in ("torchaudio", "torchaudio.compliance", "torchaudio.compliance.kaldi"):
-            empty = ModuleType(name)
-            empty.__spec__ = ModuleSpec(name, None, is_package=True)
-            empty.__path__ = []
-            sys.modules[name] = empty
+            stand_in(name)
+
+
+def stand_in(name: str, **contents: Any) -> ModuleType:
+    """Put a module with these contents in the place of the one of that name, and return it."""
+    module = sys.modules[name] = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
+    vars(module).update({"__path__": [], **contents})
+    return module
 
 
 def _keep_logging() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ from services.speech.engines.cosyvoice.flow import Part
 from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
 from services.speech.engines.cosyvoice.tokens import Line, Sampler
+from services.tasks import Handover
 
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
@@ -33,10 +34,6 @@ class Segment(Line):
     """A segment that is being said, and sounds meanwhile, in parts that grow as upstream's do.
 
     Each part is made from all tokens before it and a few after it.
-
-    Attributes:
-        tokens: those that sound: all but silent ones after five in a row (family 3).
-        complete: whether there will be no more.
     """
 
     def __init__(
@@ -49,8 +46,8 @@ class Segment(Line):
     ) -> None:
         """Begin a segment; `speed` is that of one made in one pass, None of a stream."""
         super().__init__(prompt, text, sampler)
-        self.tokens: list[int] = []
-        self.complete = False
+        self.tokens: list[int] = []  # that sound: no silent ones after five in a row (family 3)
+        self.complete = False  # whether there will be no more
         self._heard = self._silent = 0
         upstream = checkpoint.vocoder
         self._silent_tokens = frozenset(getattr(upstream, "silent_tokens", ()))
@@ -86,16 +83,16 @@ class Segment(Line):
         """
         new = len(self.tokens) - self._done
         ready = 0 if self._in_one else new - self._ahead
-        if self.complete and (ready < self._step or new < max(self._step, most) + self._chunk):
-            return self._part(len(self.tokens), is_last=True)
-        if ready < self._step:
+        rest = ready < self._step or new < max(self._step, most) + self._chunk
+        is_last = self.complete and rest
+        if is_last:
+            until = len(self.tokens)
+        elif ready < self._step:
             return None
-        more = max(0, min(ready, int(most)) - self._step)
-        until = self._done + self._step + more // self._chunk * self._chunk
-        return self._part(until, is_last=False)
-
-    def _part(self, until: int, *, is_last: bool) -> Part:
-        tokens = tuple(self.tokens[: until + self._ahead])
+        else:
+            more = max(0, min(ready, int(most)) - self._step)
+            until = self._done + self._step + more // self._chunk * self._chunk
+        tokens = self.tokens[: until + self._ahead]
         return Part(self.prompt, tokens, is_last, self._done, until)
 
     def take(self, part: Part) -> None:
@@ -127,51 +124,30 @@ class Work(Piece):
 
 
 class Utterance:
-    """The state of one request, which `Stages` changes under its lock.
-
-    Attributes:
-        texts: segments of text, in tokens, that nobody says yet.
-        is_written: whether there will be no more of them.
-        segments: those that are said, until the last part of them is being made.
-        in_work: how many parts are being made.
-        is_stopped: whether nobody wants it any more.
-        in_one: whether each segment is made in one pass.
-        stretch: what changes the speed of a stream.
-    """
+    """The state of one request, which `Stages` changes under its lock."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        prompt: Prompt,
-        request: SynthesisRequest | ConversionRequest,
-        on_frame: Callable[[Samples], object],
-        on_end: Callable[[BaseException | None], None],
+        self, checkpoint: Checkpoint, prompt: Prompt, request: SynthesisRequest | ConversionRequest
     ) -> None:
-        """Begin a request.
-
-        `on_frame` is called in the vocoder's thread with each piece of audio, float32 [N], and
-        `on_end` once, last, with the error that ended it or None.
-        """
-        self._on_frame = on_frame
-        self.on_end = on_end
-        self.texts: deque[Sequence[int]] = deque()
-        self.is_written = False
-        self.segments: deque[Segment] = deque()
-        self.in_work = 0
-        self.is_stopped = False
+        """Begin a request, in the event loop that takes its audio."""
+        self.handover: Handover[Samples] = Handover()  # takes its audio, float32 [N], and its end
+        self.texts: deque[Sequence[int]] = deque()  # in tokens, not empty; nobody says them yet
+        self.is_written = False  # whether there will be no more of them
+        self.segments: deque[Segment] = deque()  # until their last part is being made
+        self.in_work: deque[float] = deque()  # how long each part sounds that is being made
+        self.is_stopped = False  # whether nobody wants it any more
+        self.in_one = request.one_pass  # whether each segment is made in one pass
         self._checkpoint = checkpoint
         self._prompt = prompt
         seed = secrets.randbits(62) if request.seed is None else request.seed
         self._sampler = Sampler(checkpoint.lm, seed)
-        self.in_one = request.one_pass
         self._speed = request.speed
         # In one pass the model itself changes the speed.
         speed = 1.0 if self.in_one else self._speed
         self.stretch = TimeStretch(checkpoint.sample_rate_hz, speed)
-        self._is_first = not request.one_pass
-        self._dry_s = time.monotonic() + (_ONE_PASS_S if request.one_pass else PATIENCE_S)
+        self._is_first = not self.in_one
+        self._dry_s = time.monotonic() + (_ONE_PASS_S if self.in_one else PATIENCE_S)
         self._waiting_s = 0.0
-        self._in_work_s = 0.0
         self._said_again: Sequence[int] = ()
 
     @property
@@ -185,7 +161,7 @@ class Utterance:
             seconds = frame.size / self._checkpoint.sample_rate_hz
             self._waiting_s += seconds
             self._dry_s = max(self._dry_s, time.monotonic()) + seconds
-            self._on_frame(frame)
+            self.handover.put(frame)
 
     def heard(self, frame: Samples) -> None:
         """Note that a piece of audio was taken."""
@@ -196,8 +172,6 @@ class Utterance:
 
         Two at once would draw from one generator in an order that is up to chance.
         """
-        while self.texts and not self.texts[0]:
-            self.texts.popleft()
         said = all(segment.complete for segment in self.segments)
         return bool(self.texts) and said and len(self.segments) < 2  # noqa: PLR2004
 
@@ -233,9 +207,9 @@ class Utterance:
         """Return what the flow can make next, where a token takes `token_s`; 0: unknown."""
         while self.segments and self.segments[0].complete and not self.segments[0].tokens:
             self.segments.popleft()
-        if not self.segments or self.in_work > 1 or self._waiting_s > _HELD_S:
+        if not self.segments or len(self.in_work) > 1 or self._waiting_s > _HELD_S:
             return None
-        segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
+        segment, due_s, most = self.segments[0], self._dry_s + sum(self.in_work), 0.0
         if token_s and not self._is_first:
             in_time = IN_TIME * (due_s - time.monotonic()) / token_s
             most = in_time - segment.before
@@ -259,14 +233,5 @@ class Utterance:
             self.segments.popleft()
         if self._is_first:  # its listener begins with it, not before
             self._is_first, self._dry_s = False, time.monotonic()
-        self.in_work += 1
-        self._in_work_s += self._seconds(work.part)
-
-    def finish(self, work: Work) -> None:
-        """Note that a piece was made."""
-        self.in_work -= 1
-        self._in_work_s -= self._seconds(work.part)
-
-    def _seconds(self, part: Part) -> float:
-        """Return how long a part sounds, about."""
-        return (part.until - part.since) / self._checkpoint.tokens_a_second / self._speed
+        tokens = work.part.until - work.part.since
+        self.in_work.append(tokens / self._checkpoint.tokens_a_second / self._speed)

@@ -58,11 +58,13 @@ class Vocoder:
         `hift.f0_predictor` is in float64.
         """
         self._hift = hift
-        self._source = _Source(hift, seed)
+        self._seed = seed
+        self._a_frame = int(hift.f0_upsamp.scale_factor)  # in samples
         self._mel: torch.Tensor | None = None
         self._begins = 0  # the frame that `_mel` begins with
         self._given = 0
-        self._pitched = 0
+        self._pitch = torch.zeros(1, 0)  # of all frames so far, in hertz
+        self._pitched = 0  # so many of them will not change
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def feed(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
@@ -74,10 +76,10 @@ class Vocoder:
         end = self._begins + mel.shape[2]
         self._hear_pitch(mel, last=last)
         start = max(0, self._given - BEHIND)
-        wave = self._hift.decode(x=mel[:, :, start - self._begins :], s=self._source.since(start))
+        wave = self._hift.decode(x=mel[:, :, start - self._begins :], s=self._source(start))
         until = end if last else max(self._given, end - AHEAD)
-        a_frame = wave.shape[1] // (end - start)
-        made: torch.Tensor = wave[:, (self._given - start) * a_frame : (until - start) * a_frame]
+        first, past = ((frame - start) * self._a_frame for frame in (self._given, until))
+        made: torch.Tensor = wave[:, first:past]
         self._given = until
         keep = max(self._begins, until - BEHIND)
         self._mel, self._begins = mel[:, :, keep - self._begins :], keep
@@ -90,30 +92,17 @@ class Vocoder:
         """
         start = max(self._begins, self._pitched - PITCH_REACH)
         heard = self._hift.f0_predictor(mel[:, :, start - self._begins :].double()).to(mel)
-        settled = self._source.pitch[:, : self._pitched].to(mel)
-        pitch = torch.cat([settled, heard[:, self._pitched - start :]], dim=1)
-        self._source.pitch, size = pitch, pitch.shape[1]
+        settled = self._pitch[:, : self._pitched].to(mel)
+        self._pitch = torch.cat([settled, heard[:, self._pitched - start :]], dim=1)
+        size = self._pitch.shape[1]
         self._pitched = size if last else max(self._pitched, size - PITCH_REACH)
 
-
-class _Source:
-    """The sines and the noise that the vocoder shapes, of a `pitch`, in blocks at fixed places."""
-
-    def __init__(self, hift: Any, seed: int) -> None:
-        self._hift = hift
-        self._seed = seed
-        self.pitch = torch.zeros(1, 0)
-
-    def since(self, frame: int) -> torch.Tensor:
-        """Return the source [1, 1, N] from `frame` on."""
+    def _source(self, frame: int) -> torch.Tensor:
+        """Return the sines and the noise that are shaped, [1, 1, N] from `frame` on, in blocks."""
         first = frame // BLOCK
-        blocks = range(first, -(-self.pitch.shape[1] // BLOCK))
+        blocks = range(first, -(-self._pitch.shape[1] // BLOCK))
         made = torch.cat([self._block(block) for block in blocks], dim=2)
         return made[:, :, (frame - first * BLOCK) * self._a_frame :]
-
-    @property
-    def _a_frame(self) -> int:
-        return int(self._hift.f0_upsamp.scale_factor)
 
     def _block(self, block: int) -> torch.Tensor:
         """Return a block's source, with a frame at both sides to interpolate its phase from.
@@ -122,7 +111,7 @@ class _Source:
         """
         start = block * BLOCK
         before = max(0, start - 1)
-        pitch = self.pitch[:, before : start + BLOCK + 1]
+        pitch = self._pitch[:, before : start + BLOCK + 1]
         if before:
             pitch = torch.cat([self._turned(before), pitch], dim=1)
         lead = start - before + (1 if before else 0)
@@ -131,15 +120,15 @@ class _Source:
         upsampled = self._hift.f0_upsamp(pitch[:, None]).transpose(1, 2)
         with drawing_from(self._seed + block, pitch.device):
             source, _, _ = self._hift.m_source(upsampled)
-        frames = min(BLOCK, self.pitch.shape[1] - start)
+        frames = min(BLOCK, self._pitch.shape[1] - start)
         made: torch.Tensor = source.transpose(1, 2)
         return made[:, :, lead * self._a_frame : (lead + frames) * self._a_frame]
 
     def _turned(self, frame: int) -> torch.Tensor:
         """Return a pitch [1, 1] that turns the phase in one frame as all before `frame` did."""
         frames_hz = self._hift.sampling_rate / self._a_frame
-        cycles = self.pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
-        return ((cycles % 1.0) * frames_hz).to(self.pitch)
+        cycles = self._pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
+        return ((cycles % 1.0) * frames_hz).to(self._pitch)
 
 
 @contextmanager

@@ -228,7 +228,6 @@ class Source(Loading[Model]):
         elif not is_hub_id(model):
             raise ConfigurationError(
                 f"model {model!r} is neither a directory nor a Hugging Face id like {REPOSITORY}",
-                param="model",
             )
         self._packaged = PACKAGED if model == REPOSITORY and not revision else None
         self._hub = HubModel(

@@ -75,7 +75,6 @@ class VllmOmniEngine(SpeaksOnly):
                 f"machine with a GPU with `vllm-omni serve {_MODEL} --omni --port 8091`, and set "
                 "BENTOVOX_SPEECH__VLLM_OMNI__URL to where it is, such as http://gpu-box:8091 "
                 "(docs/engines/vllm-omni.md)",
-                param="url",
             )
         self.lack = "not started"
         self._client = OmniClient(url, api_key)
