@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -230,6 +231,23 @@ async def test_a_paused_sink_stops_the_reading(backend: Any) -> None:
         await asyncio.sleep(0)
     assert got + len(await connection.ended()) == total
     connection.abort()
+
+
+async def test_a_connection_whose_answer_nobody_took_is_read_again(backend: Any) -> None:
+    """It came whole, so the connection serves again, though most of it was still held."""
+    server = await backend()
+    mine = connections(server.url)
+    connection = await mine.take()
+    server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 100001\r\n\r\nx")
+    await connection.ask(GET, None, 9)
+    async with aclosing(connection.pieces()) as pieces:
+        assert await anext(pieces) == b"x"
+        connection.data_received(bytes(100_000))
+    mine.give_back(connection)
+    await asyncio.sleep(0)
+    assert connection in mine._idle
+    assert connection.transport.is_reading()
+    mine.close()
 
 
 # Connecting
