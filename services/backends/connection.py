@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
 
         def end(_: object) -> None:
             for piece in (*self.pending, b""):
-                sink(piece)
+                arrived.put_nowait(piece)  # no pause: it may be another exchange's by now
 
         self.flow_to(sink)
         self._ended.add_done_callback(end)

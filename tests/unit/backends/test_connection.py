@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.backends.connection import Address, Connection, Connections
+from services.backends.connection import HELD_BYTES, Address, Connection, Connections
 from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
 
 if TYPE_CHECKING:
@@ -232,6 +232,28 @@ async def test_a_paused_sink_stops_the_reading(backend: Any) -> None:
         await asyncio.sleep(0)
     assert got + len(await connection.ended()) == total
     connection.abort()
+
+
+async def test_an_end_that_nobody_waits_for_any_more_stops_no_later_reading(backend: Any) -> None:
+    server = await backend()
+    server.says(b"")
+    mine = connections(server.url)
+    connection = await mine.take()
+    connection.send(GET)
+    body = connection.pieces()
+    waiting = asyncio.ensure_future(anext(body))
+    await asyncio.sleep(0)
+    total = 2 * HELD_BYTES
+    waiting.cancel()  # in the turn in which all of it arrives
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+    connection.data_received(bytes(total))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    mine.give_back(connection)
+    assert mine._idle
+    await asyncio.sleep(0)
+    assert connection.transport.is_reading()
+    mine.close()
 
 
 # Connecting
