@@ -234,16 +234,14 @@ async def test_a_paused_sink_stops_the_reading(backend: Any) -> None:
 
 async def test_an_end_that_nobody_waits_for_any_more_stops_no_later_reading(backend: Any) -> None:
     server = await backend()
-    server.says(b"")
+    total = 2 * HELD_BYTES
+    server.says(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
     mine = connections(server.url)
     connection = await mine.take()
-    connection.send(GET)
-    body = connection.pieces()
-    waiting = asyncio.ensure_future(anext(body))
+    await connection.ask(GET, None, 5)
+    waiting = asyncio.ensure_future(anext(connection.pieces()))
     await asyncio.sleep(0)
-    total = 2 * HELD_BYTES
     waiting.cancel()  # in the turn in which all of it arrives
-    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
     connection.data_received(bytes(total))
     with pytest.raises(asyncio.CancelledError):
         await waiting
