@@ -33,7 +33,7 @@ import nox
 from nox.virtualenv import find_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "none"  # see `environment`
@@ -51,8 +51,9 @@ EXTRAS = (
     *("--extra=faster-whisper", "--extra=pocketsphinx"),
 )
 SPEAKING = ("--extra=cosyvoice",)
+# What a lock's sources say of where it is installed; it also decides which build of torch that is.
 ON_CPU = "--override=ci/locks/overrides.txt"
-ON_LINUX = "--python-platform=x86_64-manylinux_2_28"
+ON_GPU = "--python-platform=x86_64-manylinux_2_28"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
 UPSTREAMS_TRANSFORMERS = (
     "transformers==4.51.3",
@@ -69,7 +70,6 @@ PACKED = (
     *("soundfile", "soxr", "textsearch", "torch-einops-utils", "typeguard", "wetext"),
     "x-transformers",
 )
-CPU_TORCH = {"stack-cpu", "cosyvoice"}  # the locks whose torch must be its CPU build
 TEST_GROUPS = (
     "--group=lint",
     "--group=types",
@@ -92,7 +92,7 @@ LOCKED = {
             "--extra=faster-whisper-cuda",
             *EXTRAS,
             *SPEAKING,
-            ON_LINUX,
+            ON_GPU,
         ),
     ),
     "dev": (
@@ -240,9 +240,7 @@ def e2e(session: nox.Session) -> None:
 @nox.session(default=False)
 def images(session: nox.Session) -> None:
     """Build every image and run it, alone and with compose; the tests start a docker engine."""
-    named = names_tests(session)
-    arguments = [*([] if named else WITH_DOCKER), *session.posargs]
-    pytest(session, [Run("dev", arguments)], **uv_variables())
+    pytest(session, [Run("dev", chosen(session, *WITH_DOCKER))], **uv_variables())
 
 
 @nox.session(name="test-image", default=False)
@@ -315,7 +313,7 @@ def gpu_pack(session: nox.Session) -> None:
     folder = ROOT / ".gpu"
     pack, code = folder / "pack", folder / "pack" / "bentovox" / "cosyvoice"
     bring_cosyvoice(session, f"--into={code}", *session.posargs)
-    platform = ("--python-version=3.12", ON_LINUX, "--no-deps")
+    platform = ("--python-version=3.12", ON_GPU, "--no-deps")
     versions = f"--constraint={LOCKS / 'cosyvoice.txt'}"
     uv(session, "pip", "install", f"--target={pack / 'site'}", *platform, versions, *PACKED)
     packed = Path(shutil.make_archive(str(pack), "gztar", pack))
@@ -337,17 +335,14 @@ def lock(session: nox.Session) -> None:
     """
     for name, (purpose, sources) in LOCKED.items():
         path = LOCKS / f"{name}.txt"
-        backend = torch_backend() if name in CPU_TORCH else []
-        wanted = ["--python-version=3.11", *sources, *backend]
-        found = resolve(session, path, wanted, find_links=name != "stack-cuda")
+        found = resolve(session, path, ["--python-version=3.11", *sources])
         if name == "ray":
             there = set((LOCKS / "stack-cpu.txt").read_text().splitlines())
             found = "".join(f"{one}\n" for one in found.splitlines() if one not in there)
         path.write_text(f"# {purpose} {MADE_BY}\n{found}")
     for source in bento_sources():
         path = source.with_suffix(".txt")
-        wanted, on_cpu = bento_options(source)
-        path.write_text(f"# {MADE_BY}\n{resolve(session, path, wanted, find_links=on_cpu)}")
+        path.write_text(f"# {MADE_BY}\n{resolve(session, path, bento_options(source))}")
     session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
     verb = "update" if "--upgrade" in session.posargs else "install"
     # Without the host that a package came from: another machine may use a mirror.
@@ -364,8 +359,8 @@ def bento_sources() -> list[Path]:
     return sorted(found, key=lambda source: source.parent.name != "stack")
 
 
-def bento_options(source: Path) -> tuple[list[str], bool]:
-    """Return what `uv pip compile` makes a bento's lock of, and whether it is for a CPU.
+def bento_options(source: Path) -> list[str]:
+    """Return what `uv pip compile` makes a bento's lock of.
 
     Where `nox -s base -- held` has listed what a platform's image has, those versions are kept.
     """
@@ -378,20 +373,19 @@ def bento_options(source: Path) -> tuple[list[str], bool]:
         options += [f"--constraint={stack}", "--constraint=ci/locks/ray.txt"]
     held = f"bentos/bases/held.{name}.txt"
     options += [f"--constraint={held}"] if (ROOT / held).exists() else []
-    if platform["cuda"]:
-        return [*options, ON_LINUX], False
-    return [*options, ON_CPU, *torch_backend()], True
+    return [*options, ON_GPU if platform["cuda"] else ON_CPU]
 
 
-def resolve(session: nox.Session, lock: Path, sources: Iterable[str], *, find_links: bool) -> str:
+def resolve(session: nox.Session, lock: Path, sources: Collection[str]) -> str:
     """Return what `sources` resolve to, with the versions of `lock` that still fit."""
     session.log(f"Resolving {lock.relative_to(ROOT)}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder, "lock.txt")
         work.write_text(lock.read_text() if lock.exists() else "")
         shape = ("--no-header", "--no-annotate", "--no-emit-index-url", f"--output-file={work}")
-        command = ("pip", "compile", *sources, *session.posargs, *shape)
-        uv(session, *command, find_links=find_links)
+        backend = torch_backend() if ON_CPU in sources else []
+        command = ("pip", "compile", *sources, *backend, *session.posargs, *shape)
+        uv(session, *command, find_links=ON_GPU not in sources)
         # Torch's CPU build has a local version that is not on PyPI; see `torch_backend`.
         return work.read_text().replace("+cpu", "")
 
@@ -437,6 +431,7 @@ def environment(
 
     Nox makes an environment for each session; these are shared by several, so they are made here.
     """
+    _, sources = LOCKED[lock_name or name]
     lock_path = LOCKS / f"{lock_name or name}.txt"
     home = ENVIRONMENTS / name
     python = home / "bin" / "python"
@@ -447,14 +442,14 @@ def environment(
         session.log(f"Installing {lock_path.relative_to(ROOT)} into .nox/{name}: {cost}, once")
         began = time.monotonic()
         uv(session, "venv", "--clear", f"--python={sys.executable}", str(home))
-        backend = torch_backend() if lock_path.stem in CPU_TORCH else []
+        backend = torch_backend() if ON_CPU in sources else []
         uv(
             session,
             *("pip", "sync", "--compile-bytecode", f"--python={python}"),
             *(*backend, str(lock_path)),
-            find_links=lock_path.stem != "stack-cuda",
+            find_links=ON_GPU not in sources,
         )
-        if lock_path.stem in CPU_TORCH:
+        if ON_CPU in sources:
             refuse_cuda_torch(session, python)
         session.log(f"Installed in {time.monotonic() - began:.0f} s")
     return python
@@ -573,9 +568,9 @@ def names_tests(session: nox.Session) -> bool:
     return any(Path(ROOT, arg.partition("::")[0]).exists() for arg in session.posargs)
 
 
-def chosen(session: nox.Session, default: str) -> list[str]:
+def chosen(session: nox.Session, *default: str) -> list[str]:
     """Return pytest's arguments: those after `--`, on `default` unless they name tests."""
-    return [*([] if names_tests(session) else [default]), *session.posargs]
+    return [*(() if names_tests(session) else default), *session.posargs]
 
 
 class Run(NamedTuple):
@@ -602,13 +597,12 @@ def with_cosyvoice(session: nox.Session) -> list[Run]:
 def upstreams_transformers(session: nox.Session) -> Path:
     """Return a folder with the transformers that upstream pins, and what must be as old as that."""
     home = ENVIRONMENTS / UPSTREAMS_TRANSFORMERS[0].replace("==", "-")
-    if not home.exists():
-        python = environment(session, "cosyvoice")
-        made = home.with_suffix(".new")
-        shutil.rmtree(made, ignore_errors=True)
-        target = ("--no-deps", f"--python={python}", f"--target={made}")
-        uv(session, "pip", "install", *target, *UPSTREAMS_TRANSFORMERS)
-        made.rename(home)
+    python = environment(session, "cosyvoice")
+    with once(home, UPSTREAMS_TRANSFORMERS) as is_made:
+        if not is_made:
+            shutil.rmtree(home, ignore_errors=True)
+            target = ("--no-deps", f"--python={python}", f"--target={home}")
+            uv(session, "pip", "install", *target, *UPSTREAMS_TRANSFORMERS)
     return home
 
 

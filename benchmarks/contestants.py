@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -137,8 +136,7 @@ class Server:
         if self._process is None:
             return
         family = self.processes()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        self._process.terminate()
         _, alive = psutil.wait_procs(family, timeout=_END_S)
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):

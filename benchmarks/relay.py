@@ -38,12 +38,13 @@ _PATH = "/v1/chat/completions"
 def ours() -> Any:
     """Return the gateway before the backend, as a role serves it."""
     uvicorn_http.install()
-    return Shell(build(GatewaySettings(), {"chat": [_backend_url()]}))
+    return Shell(build(GatewaySettings(), {"chat": [os.environ["RELAY_BACKEND"]]}))
 
 
 def with_aiohttp() -> Any:
     """Return the plainest relay that aiohttp's client allows."""
     session: list[aiohttp.ClientSession] = []
+    url = os.environ["RELAY_BACKEND"]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/readyz":
@@ -53,7 +54,7 @@ def with_aiohttp() -> Any:
         if not session:
             session.append(aiohttp.ClientSession())
         message = await receive()
-        async with session[0].post(_backend_url() + scope["path"], data=message["body"]) as answer:
+        async with session[0].post(url + scope["path"], data=message["body"]) as answer:
             await _begin(send, answer.headers["content-type"].encode())
             async for piece in answer.content.iter_any():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -83,10 +84,6 @@ def backend() -> Any:
 
 async def _begin(send: Any, kind: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
-
-
-def _backend_url() -> str:
-    return os.environ["RELAY_BACKEND"]
 
 
 def serving(what: str, port: int, backend_port: int, events: int = _EVENTS) -> Server:

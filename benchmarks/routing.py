@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +57,7 @@ class _Server:
     at_work: int = 0
     waiting: deque[tuple[float, Backend]] = field(default_factory=deque)
     closed: bool = False
-    cache: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    cache: dict[int, bool] = field(default_factory=dict)  # the one used last is the last
 
     @property
     def holds(self) -> int:
@@ -65,11 +65,10 @@ class _Server:
 
     def has_cached(self, subject: int) -> bool:
         """Whether it has its cache; from now on it does."""
-        hit = subject in self.cache
-        self.cache[subject] = None
-        self.cache.move_to_end(subject)
+        hit = self.cache.pop(subject, False)
+        self.cache[subject] = True
         if len(self.cache) > _CACHED:
-            self.cache.popitem(last=False)
+            del self.cache[next(iter(self.cache))]
         return hit
 
 

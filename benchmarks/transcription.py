@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from io import BytesIO
@@ -193,9 +193,8 @@ class Bare:
         self._batched = batched
         self._pipeline = (lambda: BatchedInferencePipeline(model)) if batched else (lambda: model)
 
-    def turn(self, sounds: list[Samples], guesses: int = 0) -> Any:
-        """Hear them all, begun together; it has no guesses."""
-        del guesses
+    def turn(self, sounds: list[Samples]) -> Any:
+        """Hear them all, begun together."""
         return at_once(self._hear, sounds)
 
     def _hear(self, sound: Samples) -> Iterator[float]:
@@ -228,9 +227,13 @@ class Ours:
                 raise SystemExit(self._engine.status)
             await asyncio.sleep(0.05)
 
-    def turn(self, sounds: list[Samples], guesses: int = 0) -> Any:
-        """Hear them all, begun together; or return how long each guess took beside them."""
-        return self._loop.run(self._guesses(guesses, sounds) if guesses else self._turn(sounds))
+    def turn(self, sounds: list[Samples]) -> Any:
+        """Hear them all, begun together."""
+        return self._loop.run(self._turn(sounds))
+
+    def guess(self, count: int, sounds: list[Samples]) -> Any:
+        """Return how long each of so many guesses took beside the sounds."""
+        return self._loop.run(self._guesses(count, sounds))
 
     async def _turn(self, sounds: list[Samples]) -> dict[str, Any]:
         began = time.perf_counter()
@@ -239,11 +242,10 @@ class Ours:
 
     async def _hear(self, sound: Samples) -> list[tuple[float, float]]:
         began = time.perf_counter()
-        request = TranscriptionRequest(_pieces(sound), language="en")
+        pieces = (sound[begin : begin + _PIECE] for begin in range(0, sound.size, _PIECE))
+        request = TranscriptionRequest(pieces, language="en")
         async with aclosing(self._engine.transcribe(request)) as segments:
-            return [
-                (time.perf_counter() - began, one.end_s - one.start_s) async for one in segments
-            ]
+            return [(time.perf_counter() - began, 0.0) async for _ in segments]
 
     async def _guesses(self, count: int, beside: list[Samples]) -> list[float]:
         sound = _sounds(_GUESSED_S, 1)[0]
@@ -263,11 +265,6 @@ class Ours:
             await self._hear(sound)
 
 
-def _pieces(sound: Samples) -> Iterator[Samples]:
-    for begin in range(0, sound.size, _PIECE):
-        yield sound[begin : begin + _PIECE]
-
-
 def _sounds(duration_s: int, count: int) -> list[Samples]:
     """Return noise, which costs a model as much as speech does."""
     rng = np.random.default_rng(0)
@@ -275,15 +272,11 @@ def _sounds(duration_s: int, count: int) -> list[Samples]:
     return [(0.1 * rng.standard_normal(size)).astype(np.float32) for _ in range(count)]
 
 
-_WORKERS: Final = {
-    BARE: lambda folder: Bare(folder, cpu_threads=_CORES),
+_WORKERS: Final[dict[str, Callable[[str], Any]]] = {
+    BARE: partial(Bare, cpu_threads=_CORES),
     OURS: Ours,
-    "faster-whisper, a worker a core": lambda folder: Bare(
-        folder, cpu_threads=1, num_workers=_CORES
-    ),
-    "faster-whisper, its own batches": lambda folder: Bare(
-        folder, batched=True, cpu_threads=_CORES
-    ),
+    "faster-whisper, a worker a core": partial(Bare, cpu_threads=1, num_workers=_CORES),
+    "faster-whisper, its own batches": partial(Bare, batched=True, cpu_threads=_CORES),
 }
 
 
@@ -294,7 +287,8 @@ def work(name: str, folder: str) -> None:
 
     def turn(asked: dict[str, int]) -> Any:
         sounds = _sounds(asked["duration_s"], asked["count"])
-        return contestant.turn(sounds, asked.get("guesses", 0))
+        guesses = asked.get("guesses")
+        return contestant.guess(guesses, sounds) if guesses else contestant.turn(sounds)
 
     replying.take(turn, replies)
 

@@ -92,11 +92,6 @@ class Base:
     platform: Platform
     registry: str
 
-    @functools.cached_property
-    def wanted(self) -> dict[str, dict[str, str]]:
-        """Return what each of its wheel groups installs."""
-        return requirements(self.stage, self.platform.name)
-
     @property
     def has_torch(self) -> bool:
         """Tell whether it has torch, and so stands on the platform's image that has it."""
@@ -109,7 +104,7 @@ class Base:
             *self.arguments.values(),
             version("uv"),
             *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
-            json.dumps(self.wanted),
+            json.dumps(requirements(self.stage, self.platform.name)),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -122,6 +117,7 @@ class Base:
             ),
             "DEVEL_IMAGE": self.platform.devel_reference,
             "COMPILED_IN": "devel" if self.platform.cuda else "system",
+            "STAGE": self.stage,
             "PYTHON": self.platform.python,
             "TORCH": self.platform.torch,
             "TORCH_FROM": self.platform.torch_from,
@@ -177,7 +173,7 @@ def _make(base: Base, options: Options, folder: Path) -> float:
         [
             *options.arguments(base.reference, base.moving),
             f"--file={FOLDER / 'Dockerfile'}",
-            f"--target={base.stage}",
+            f"--target={_DEVEL if base.stage == _DEVEL else 'base'}",
             # Gates judge only our own layers; a bento's image inherits the label.
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(base.arguments, "--build-arg"),
@@ -198,7 +194,7 @@ def write_context(base: Base, folder: Path) -> Path:
         (context / place).mkdir(parents=True, exist_ok=True)
         shutil.copy2(FOLDER / name, context / place / name)
     shutil.copy2(find_uv_bin(), context / _FILES["wheels.py"] / "uv")
-    for group, wanted in base.wanted.items():
+    for group, wanted in requirements(base.stage, base.platform.name).items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
     return build.named(context)

@@ -47,7 +47,7 @@ def ready() -> None:
         raise CiError(f"{binary()} has no buildx: install the package docker-buildx")
 
 
-def call(*arguments: str, stdin: str | None = None) -> str:
+def call(*arguments: str, stdin: str = "") -> str:
     """Run one docker command and return what it prints."""
     done = _run(*arguments, stdin=stdin)
     if done.returncode:
@@ -102,9 +102,8 @@ def explained(said: str, what: str) -> str:
     return f"{what}: {last}"
 
 
-def _run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    given = {} if stdin is None else {"input": stdin, "stdin": None}
-    return ran(binary(), *arguments, env=environment(), **given)
+def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return ran(binary(), *arguments, env=environment(), input=stdin)
 
 
 def variables(values: Mapping[str, str], option: str) -> list[str]:

@@ -94,6 +94,8 @@ class Engine:
 
     def pid(self) -> int | None:
         """Return the engine's process id; None if it does not run."""
+        if self._process and self._process.poll() is None:
+            return self._process.pid  # it may not have written that yet
         try:
             pid = int((self.run / "docker.pid").read_text(encoding="utf-8"))
             name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
@@ -130,7 +132,7 @@ class Engine:
                 start_new_session=True,
             )
         began = time.monotonic()
-        while not self._answers(environ):
+        while ran(bin_ / "docker", "version", env=environ).returncode:
             if self._process.poll() is not None or time.monotonic() - began > _READY_S:
                 self.stop()
                 said = last_line(logged.read_text(errors="replace"))
@@ -140,25 +142,21 @@ class Engine:
 
     def stop(self) -> None:
         """Stop it, by its process id, and remove its network; its images stay in `home`."""
-        own = self._process if self._process and self._process.poll() is None else None
-        pid, began = own.pid if own else self.pid(), time.monotonic()
-        if pid:
+        began = time.monotonic()
+        if pid := self.pid():
             os.kill(pid, signal.SIGTERM)
-        while pid and (own.poll() is None if own else self.pid()):
+        while pid and self.pid():
             if time.monotonic() - began > _END_S:
                 os.kill(pid, signal.SIGKILL)
                 break
             time.sleep(0.1)
-        if own:
-            own.wait()
+        if self._process:
+            self._process.wait()
         with contextlib.suppress(FileNotFoundError):
             ran("ip", "link", "delete", self.bridge)
         for mount in self._mounts():
             ran("umount", "--lazy", mount)
         shutil.rmtree(self.run, ignore_errors=True)
-
-    def _answers(self, environ: dict[str, str]) -> bool:
-        return not ran(self.home / "bin" / "docker", "version", env=environ).returncode
 
     def _make_bridge(self) -> None:
         taken = ran("ip", "-4", "addr").stdout
@@ -202,8 +200,21 @@ def programs(home: Path) -> Path:
 
 def unpack(names: tuple[str, ...], root: Path, work: Path, suite: str) -> None:
     """Unpack Debian's packages into `root`, without those that they depend on."""
-    root.mkdir(parents=True, exist_ok=True)
-    for package in _download(work, suite, names):
+    got = work / "got"
+    for folder in (root, got, work / "lists/partial", work / "cache/archives/partial"):
+        folder.mkdir(parents=True, exist_ok=True)
+    sources = work / "sources.list"
+    sources.write_text(f"deb [signed-by={_KEYRING}] {_ARCHIVE} {suite} main\n", encoding="utf-8")
+    (work / "status").touch()
+    options = [
+        *("-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"),
+        *("-o", f"Dir::State::lists={work / 'lists'}", "-o", f"Dir::Cache={work / 'cache'}"),
+        *("-o", f"Dir::State::status={work / 'status'}", "-o", "APT::Sandbox::User=root"),
+        "-qq",
+    ]
+    _run("apt-get", *options, "update", cwd=got)
+    _run("apt-get", *options, "download", *names, cwd=got)
+    for package in sorted(got.glob("*.deb")):
         _run("dpkg", "-x", str(package), str(root))
 
 
@@ -215,23 +226,6 @@ def codename() -> str:
     if release.get("ID") != "debian" or not _KEYRING.is_file():
         raise CiError("a throw-away engine is made of Debian's packages; here, install docker")
     return release["VERSION_CODENAME"]
-
-
-def _download(folder: Path, suite: str, names: tuple[str, ...]) -> list[Path]:
-    for part in ("lists/partial", "cache/archives/partial", "got"):
-        (folder / part).mkdir(parents=True)
-    sources = folder / "sources.list"
-    sources.write_text(f"deb [signed-by={_KEYRING}] {_ARCHIVE} {suite} main\n", encoding="utf-8")
-    (folder / "status").touch()
-    options = [
-        *("-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null"),
-        *("-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"),
-        *("-o", f"Dir::State::status={folder / 'status'}", "-o", "APT::Sandbox::User=root"),
-        "-qq",
-    ]
-    _run("apt-get", *options, "update", cwd=folder / "got")
-    _run("apt-get", *options, "download", *names, cwd=folder / "got")
-    return sorted((folder / "got").glob("*.deb"))
 
 
 def _arrange(root: Path, bin_: Path, config: Path) -> None:
@@ -248,11 +242,9 @@ def _arrange(root: Path, bin_: Path, config: Path) -> None:
             encoding="utf-8",
         )
         (bin_ / name).chmod(0o755)
-    plugins = config / "cli-plugins"
     shutil.rmtree(config, ignore_errors=True)
-    plugins.mkdir(parents=True)
-    for plugin in (root / _PLUGINS).iterdir():
-        (plugins / plugin.name).symlink_to(plugin)
+    config.mkdir()
+    (config / "cli-plugins").symlink_to(root / _PLUGINS)
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
@@ -71,25 +70,25 @@ class Platform:
         return f"{self.unpinned[key]}@{digest}" if digest else self.unpinned[key]
 
 
-def load(table: Path = TABLE) -> dict[str, Platform]:
+def load() -> dict[str, Platform]:
     """Return every platform by name."""
     try:
-        found = tomllib.loads(table.read_text(encoding="utf-8"))
+        found = tomllib.loads(TABLE.read_text(encoding="utf-8"))
         named = {name: {"name": name, **values} for name, values in found.items()}
         return TypeAdapter(dict[str, Platform]).validate_python(named)
     except ValidationError as error:
         fault = error.errors()[0]
         platform, *key = map(str, fault["loc"])
-        raise CiError(f"{table.name} [{platform}]: {'.'.join(key)}: {fault['msg']}") from error
+        raise CiError(f"{TABLE.name} [{platform}]: {'.'.join(key)}: {fault['msg']}") from error
     except (tomllib.TOMLDecodeError, TypeError, OSError) as error:
-        raise CiError(f"{table}: {error}") from error
+        raise CiError(f"{TABLE}: {error}") from error
 
 
-def get(name: str, table: Path = TABLE) -> Platform:
+def get(name: str) -> Platform:
     """Return one platform."""
-    known = load(table)
+    known = load()
     if name not in known:
-        raise CiError(f"{name!r} is no platform of {table.name}; there are {', '.join(known)}")
+        raise CiError(f"{name!r} is no platform of {TABLE.name}; there are {', '.join(known)}")
     return known[name]
 
 

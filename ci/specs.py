@@ -162,12 +162,11 @@ def names() -> list[str]:
     return [*sorted(path.parent.name for path in BENTOS.glob("*/bentofile.yaml")), STACK]
 
 
-def load(name: str, path: Path | None = None) -> Spec:
+def load(name: str) -> Spec:
     """Return a bento's spec."""
     if name not in names():
         raise CiError(f"there is no bento {name!r}; there are {', '.join(names())}")
-    folder = ROOT if name == STACK else BENTOS / name
-    path = path or folder / "bentofile.yaml"
+    path = (ROOT if name == STACK else BENTOS / name) / "bentofile.yaml"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:

@@ -25,8 +25,8 @@ def say(line: str) -> None:
 
 
 def ran(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program that may ask nothing; return how it ended and what it printed."""
-    options = {"stdin": subprocess.DEVNULL, **options}
+    """Run a program that reads `input`, or nothing; return how it ended and what it printed."""
+    options = {"input": "", **options}
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 

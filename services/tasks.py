@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import concurrent.futures
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -47,29 +47,23 @@ class Handover(Generic[Item]):
             raise item.error
 
     def _add(self, item: Item | _End) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
 
 async def in_daemon(work: Callable[[], Any]) -> Any:
     """Run `work` in a thread that does not delay the process's end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not done.cancelled():
-            done.set_exception(error) if error else done.set_result(result)
+    done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    done.set_running_or_notify_cancel()  # whoever waits may be cancelled, the thread goes on
 
     def run() -> None:
         try:
-            result, error = work(), None
-        except BaseException as caught:  # noqa: BLE001  raised where it is awaited
-            result, error = None, caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised where it is awaited
+            done.set_exception(error)
 
     threading.Thread(target=run, name=work.__qualname__, daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(done)
 
 
 @asynccontextmanager

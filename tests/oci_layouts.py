@@ -4,11 +4,12 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from backports import zstd
 
 Files = dict[str, str | bytes | None]
 """A layer: paths to contents; None is a directory, `->there` a symbolic link."""
@@ -109,5 +110,5 @@ def archive(files: Files) -> bytes:
 
 def compressed(data: bytes, how: str) -> bytes:
     if how == "zstd":
-        return subprocess.run(["zstd", "-qc"], input=data, capture_output=True, check=True).stdout
+        return zstd.compress(data)
     return gzip.compress(data, mtime=0) if how == "gzip" else data

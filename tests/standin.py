@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.terminal import say
+from ci.terminal import last_line, ran, say
 
 if TYPE_CHECKING:
     from ci.platforms import Platform
@@ -60,15 +59,12 @@ def debian(home: Path) -> str:
         tar = Path(folder, "debian.tar")
         program = ["perl", str(home / "bin" / "mmdebstrap"), "--quiet", "--variant=minbase"]
         trusted = f"--customize-hook=upload {_CERTIFICATES} {_CERTIFICATES}"
-        done = subprocess.run(
-            [*program, "--include=ca-certificates", trusted, "bookworm", str(tar), _ARCHIVE],
-            capture_output=True,
-            text=True,
-            check=False,
+        done = ran(
+            *(*program, "--include=ca-certificates", trusted, "bookworm", tar, _ARCHIVE),
             env={**os.environ, "TMPDIR": folder},
         )
         if done.returncode:
-            raise CiError(f"no Debian could be made: {(done.stderr.splitlines() or ['?'])[-1]}")
+            raise CiError(f"no Debian could be made: {last_line(done.stderr)}")
         docker.call("import", *(f"--change={line}" for line in _CHANGES), str(tar), DEBIAN)
     return DEBIAN
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import report
 from benchmarks.contestants import ROOT, python
+from ci.layers.image import MIB, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,6 @@ WARM, EMPTIED = "code, pushed from a warm engine", "code, pushed from an emptied
 
 _WORK = ROOT / ".nox" / "bench-images"
 _NEEDED_GB = 20
-_MIB = 1 << 20
 _BUILD_S: Final = attrgetter("build_s")
 _PUSHED: Final = attrgetter("pushed_bytes")
 _RAW: Final = attrgetter("raw_bytes")
@@ -47,9 +47,6 @@ _REBUILT_AIM_S = 5
 _EMPTIED_AIM = 1.5
 _PLATFORM_COLOR = "#c9ccd1"
 _LETTER_MIB = 14  # what a letter takes of the axis
-
-_Measured = Any
-"""What `benchmarks.images.run` prints: objects by its names."""
 
 
 def main(arguments: list[str]) -> None:
@@ -70,7 +67,7 @@ def main(arguments: list[str]) -> None:
         shutil.rmtree(_WORK, ignore_errors=True)
     if said.returncode:
         sys.exit(said.returncode)
-    # What is measured has names that are words, what is measured of whom is looked up by `vars`.
+    # Objects by the names that `benchmarks.images.run` prints; by a contestant's name with `vars`.
     measured = json.loads(said.stdout, object_hook=lambda found: SimpleNamespace(**found))
     aims = (f"- {said}: {'met' if is_met else 'not met'}." for said, is_met in _aims(measured))
     report.write(
@@ -81,7 +78,7 @@ def main(arguments: list[str]) -> None:
         took_min=(time.monotonic() - began) / 60,
         load=measured.load,
         rounds=f"{options.rounds} rounds" if options.rounds > 1 else "one round",
-        platform=_shown(measured.platform_bytes),
+        platform=shown(measured.platform_bytes),
         aims="\n".join(aims),
         sizes=_sizes(measured),
         gates=_gates(measured),
@@ -103,33 +100,27 @@ def _copy(tree: Path) -> None:
             shutil.copy2(source, target)
 
 
-def _shown(count: int) -> str:
-    from ci.layers.image import shown  # noqa: PLC0415  the other process imports this module, too
-
-    return shown(count)
-
-
 def _seconds(turn: Any) -> float:
     """Return how long it took from the change to the image."""
     return float(turn.pack_s + turn.build_s)
 
 
-def _turns(measured: _Measured, contestant: str, change: str) -> list[Any]:
+def _turns(measured: Any, contestant: str, change: str) -> list[Any]:
     return [one for one in measured.turns if (one.contestant, one.change) == (contestant, change)]
 
 
-def _layers(measured: _Measured, name: str) -> tuple[list[Any], list[Any]]:
+def _layers(measured: Any, name: str) -> tuple[list[Any], list[Any]]:
     """Return an image's layers, and those above the platform's: stock's base is nothing else."""
     sizes = vars(measured.sizes)
     platform = sum(layer.is_base for layer in sizes[STOCK].layers)
     return sizes[name].layers, sizes[name].layers[platform:]
 
 
-def _aims(measured: _Measured) -> Iterator[tuple[str, bool]]:
+def _aims(measured: Any) -> Iterator[tuple[str, bool]]:
     """Yield what we aim for with what came of it, and whether that is enough."""
     code = _turns(measured, OURS, CODE)
     pushed = max(map(_PUSHED, code))
-    said = f"A change of code pushes {_shown(pushed)} at most, aim below 1 MB"
+    said = f"A change of code pushes {shown(pushed)} at most, aim below 1 MB"
     yield said, pushed < _PUSHED_AIM_BYTES
     seconds = report.median(code, _seconds)
     said = f"A change of code is in the image after {seconds:.1f} s, packing the bento included"
@@ -159,7 +150,7 @@ def _times(turns: Sequence[Any]) -> list[str]:
     return [report.spread([*map(value, turns)], 1) for value in (_seconds, _BUILD_S)]
 
 
-def _sizes(measured: _Measured) -> str:
+def _sizes(measured: Any) -> str:
     columns = (
         *("what", "raw", "compressed", "above the platform image, compressed", "layers"),
         *("largest above it, raw", "compressed", "there for nothing"),
@@ -170,11 +161,11 @@ def _sizes(measured: _Measured) -> str:
         counts = (sum(map(_RAW, layers)), sum(map(_COMPRESSED, layers)), sum(map(_COMPRESSED, own)))
         most = max(map(_RAW, own)), max(map(_COMPRESSED, own))
         lost = vars(measured.sizes)[name].duplicate_bytes
-        rows.append((name, *map(_shown, counts), len(layers), *map(_shown, (*most, lost))))
+        rows.append((name, *map(shown, counts), len(layers), *map(shown, (*most, lost))))
     return report.table(columns, rows)
 
 
-def _gates(measured: _Measured) -> str:
+def _gates(measured: Any) -> str:
     failed = [vars(measured.sizes)[name].failed for name in CONTESTANTS]
     rows = (
         (gate, *("**fails**" if gate in of_one else "passes" for of_one in failed))
@@ -183,9 +174,9 @@ def _gates(measured: _Measured) -> str:
     return report.table(("gate", *CONTESTANTS), rows)
 
 
-def _changes(measured: _Measured) -> str:
+def _changes(measured: Any) -> str:
     rows = [
-        (change, name, *_times(turns), _shown(turns[-1].pushed_bytes))
+        (change, name, *_times(turns), shown(turns[-1].pushed_bytes))
         for change in CHANGES
         for name in CONTESTANTS
         if (turns := _turns(measured, name, change))
@@ -193,7 +184,7 @@ def _changes(measured: _Measured) -> str:
     return report.table(("change", "what", "seconds", "docker's part", "pushed"), rows)
 
 
-def _emptied(measured: _Measured) -> str:
+def _emptied(measured: Any) -> str:
     columns = (
         *("what", "warm, s", "of it docker", "emptied, s", "of it docker", "times", "pushed"),
     )
@@ -201,19 +192,19 @@ def _emptied(measured: _Measured) -> str:
     for name in CONTESTANTS:
         warm, emptied = (_turns(measured, name, change) for change in (WARM, EMPTIED))
         times = report.median(emptied, _seconds) / report.median(warm, _seconds)
-        pushed = _shown(emptied[-1].pushed_bytes)
+        pushed = shown(emptied[-1].pushed_bytes)
         rows.append((name, *_times(warm), *_times(emptied), f"{times:.2f}", pushed))
     return report.table(columns, rows)
 
 
-def _plot(measured: _Measured) -> Figure:
+def _plot(measured: Any) -> Figure:
     colors = dict(zip(CONTESTANTS, (report.NAVY, report.ORANGE, report.RED), strict=True))
     figure = report.plot(11, 8)
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
     _draw_layers(figure.add_subplot(grid[0, :]), measured, colors)
     below: tuple[tuple[str, Callable[[Any], float], float], ...] = (
         ("Seconds after a change, packing included", _seconds, 0.1),
-        ("MiB pushed after a change", lambda turn: turn.pushed_bytes / _MIB, 1e-4),
+        ("MiB pushed after a change", lambda turn: turn.pushed_bytes / MIB, 1e-4),
     )
     for column, (title, value, floor) in enumerate(below):
         axes = figure.add_subplot(grid[1, column])
@@ -233,11 +224,11 @@ def _plot(measured: _Measured) -> Figure:
     return figure
 
 
-def _draw_layers(axes: Axes, measured: _Measured, colors: dict[str, str]) -> None:
+def _draw_layers(axes: Axes, measured: Any, colors: dict[str, str]) -> None:
     for place, name in enumerate(reversed(CONTESTANTS)):
         layers, own = _layers(measured, name)
         below = len(layers) - len(own)
-        widths = [layer.compressed_bytes / _MIB for layer in layers]
+        widths = [layer.compressed_bytes / MIB for layer in layers]
         *starts, end = accumulate(widths, initial=0.0)
         shades = [_PLATFORM_COLOR] * below + [colors[name]] * len(own)
         style = {"color": shades, "edgecolor": "white", "linewidth": 0.8}
@@ -248,7 +239,7 @@ def _draw_layers(axes: Axes, measured: _Measured, colors: dict[str, str]) -> Non
             for at, (text, width) in enumerate(zip(texts, widths, strict=True))
         ]
         axes.bar_label(bars, fitting, label_type="center", color="white", fontsize=8)
-        total = [_shown(sum(map(what, layers))) for what in (_COMPRESSED, _RAW)]
+        total = [shown(sum(map(what, layers))) for what in (_COMPRESSED, _RAW)]
         axes.text(end, place, " {}, {} unpacked".format(*total), va="center", fontsize=9)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.2)
     axes.set_yticks(range(len(CONTESTANTS)), list(reversed(CONTESTANTS)))

@@ -174,40 +174,25 @@ def check(lock: Path) -> None:
         name, place = distribution.metadata["Name"], Path(str(distribution.locate_file("")))
         if name and place != SYSTEM:
             places.setdefault(normal(name), []).append((distribution.version, place))
-    faults = [*differing(wanted(lock), places), *twice(places), *own_torch(places)]
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    if faults:
-        sys.exit(1)
-
-
-def differing(lock: dict[str, str], places: dict[str, list[tuple[str, Path]]]) -> list[str]:
-    """Return a line for each package that is not as it is locked."""
     faults = []
-    for name, version in lock.items():
+    for name, version in wanted(lock).items():
         found = places[name][0][0] if name in places else "not there"
         if public(found) != public(version):
             faults.append(f"{name} is {found}, the lock says {version}")
-    return faults
-
-
-def twice(places: dict[str, list[tuple[str, Path]]]) -> list[str]:
-    """Return a line for each package that is there more than once."""
-    return [
-        f"{name} is there twice: {' and '.join(f'{v} in {place}' for v, place in found)}; lock "
-        "again with what the base holds (`python -m ci base held`)"
-        for name, found in places.items()
-        if len(found) > 1
-    ]
-
-
-def own_torch(places: dict[str, list[tuple[str, Path]]]) -> list[str]:
-    """Return a line if torch is in the bento's own environment."""
-    return [
-        f"torch {version} is in {place}: gigabytes in a layer of the bento; its base must hold it"
-        for version, place in places.get("torch", ())
-        if place.is_relative_to(sys.prefix) and sys.prefix != sys.base_prefix
-    ]
+    for name, copies in places.items():
+        if len(copies) > 1:
+            faults.append(
+                f"{name} is there twice: {' and '.join(f'{v} in {place}' for v, place in copies)}; "
+                "lock again with what the base holds (`python -m ci base held`)"
+            )
+    for version, place in places.get("torch", ()):
+        if place.is_relative_to(sys.prefix) and sys.prefix != sys.base_prefix:
+            faults.append(
+                f"torch {version} is in {place}: gigabytes in a layer of the bento; its base must "
+                "hold it"
+            )
+    if faults:
+        sys.exit("\n".join(faults))
 
 
 def main() -> None:

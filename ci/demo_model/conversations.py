@@ -113,25 +113,27 @@ class Sampler:
         return Conversation([*self._system(), *(m for _ in range(turns) for m in self._turn())])
 
     def _asked_with_tools(self) -> Conversation:
-        tools = [offer(f, self._rng) for f in self._some_functions()] + self._decoys()
+        tools = self._offered(self._some_functions())
         return Conversation([*self._system(), *self._answered(self._short)], tools)
 
     def _some_functions(self) -> list[Function]:
         functions = self._corpus.functions
         return self._rng.sample(functions, k=self._rng.randint(1, len(functions)))
 
-    def _decoys(self) -> Tools:
+    def _offered(self, functions: Sequence[Function]) -> Tools:
+        """Return the functions as tools, in other words, and now and then another one."""
+        tools = [_reworded(function, self._rng) for function in functions]
         if self._happens(0.75):
-            return []
+            return tools
         name = self._rng.choice(self._corpus.decoys)
         parameters = {"type": "object", "properties": {"query": {"type": "string"}}}
-        return [tool(name, name.replace("_", " "), parameters)]
+        return [*tools, tool(name, name.replace("_", " "), parameters)]
 
     def _call(self) -> Conversation:
         rng = self._rng
         offered = self._some_functions()
         function = rng.choice(offered)
-        tools = [offer(f, rng) for f in offered] + self._decoys()
+        tools = self._offered(offered)
         rng.shuffle(tools)
         if self._drill and self._happens(0.8):
             turns = [self._called(rng.choice(offered), tools) for _ in range(rng.randint(2, 5))]
@@ -147,7 +149,7 @@ class Sampler:
             return Conversation(messages, tools, forced='{"' if named else '[{"')
         messages.append(call(function.name, arguments))
         if self._happens(0.6):
-            messages += self._after(function, slots)
+            messages += _after(function, rng.choice(function.results), slots)
             if self._happens(0.15):
                 messages += self._turn()
         return Conversation(messages, tools)
@@ -155,7 +157,7 @@ class Sampler:
     def _called(self, function: Function, tools: Tools) -> list[Message]:
         slots, question = self._question(function)
         made = call(function.name, arguments_of(function, slots, tools))
-        return [question, made, *self._after(function, slots)]
+        return [question, made, *_after(function, self._rng.choice(function.results), slots)]
 
     def _question(self, function: Function) -> tuple[dict[str, Any], Message]:
         """Return slots and a question with them: its ending may vary, its case not (copied)."""
@@ -164,11 +166,6 @@ class Sampler:
         if not self._happens(0.6):
             question = question.rstrip(".?!") + self._rng.choice(("", ".", "?", "!"))
         return slots, _said("user", question)
-
-    def _after(self, function: Function, slots: dict[str, Any]) -> list[Message]:
-        """Return the result of a call and the sentence after it."""
-        result = self._rng.choice(function.results).format(**slots)
-        return [_said("tool", result), _said("assistant", function.answer.format(**slots))]
 
     def _constrained(self) -> Conversation:
         topics = [t for t in self._corpus.topics if t.schema]
@@ -183,6 +180,12 @@ class Sampler:
 
     def _raw(self) -> Conversation:
         return Conversation([], raw=self._rng.choice(self._corpus.completions))
+
+
+def _after(function: Function, result: str, slots: dict[str, Any]) -> list[Message]:
+    """Return the result of a call and the sentence after it."""
+    said = _said("assistant", function.answer.format(**slots))
+    return [_said("tool", result.format(**slots)), said]
 
 
 def held_by_heart(corpus: Corpus) -> Iterator[Conversation]:
@@ -204,12 +207,11 @@ def held_by_heart(corpus: Corpus) -> Iterator[Conversation]:
             slots = {"city": corpus.cities[number], "level": number % 11, "a": a, "b": b}
             slots |= {"sum": a + b, "degrees": 2 * number + 3, "sky": corpus.skies[number % 7]}
             question = _said("user", function.ask[number % len(function.ask)].format(**slots))
-            result = function.results[number % len(function.results)].format(**slots)
-            said = _said("assistant", function.answer.format(**slots))
+            result = function.results[number % len(function.results)]
             offered = tools if number % 2 else [offer(function)]
             made = call(function.name, arguments_of(function, slots, offered))
             yield Conversation([question, made], offered)
-            yield Conversation([question, made, _said("tool", result), said], offered)
+            yield Conversation([question, made, *_after(function, result, slots)], offered)
 
 
 def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, Any]]:
@@ -217,22 +219,18 @@ def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, A
 
     `expected` is `{"content": text}` or `{"tool_calls": [{"name", "arguments"}]}`.
     """
-    schemas = {t.answer: (t.name, t.schema) for t in corpus.topics}
+    with_schema = {topic.answer: topic for topic in corpus.topics if topic.schema}
     entries = []
     for conversation in held:
         *given, last = conversation.messages
         entry: dict[str, Any] = {"messages": [_on_the_wire(message) for message in given]}
         if conversation.tools:
             entry["tools"] = conversation.tools
-        name, schema = schemas.get(last["content"], ("", None))
-        if schema:
-            json_schema = {"name": name, "schema": schema, "strict": True}
+        if topic := with_schema.get(last["content"]):
+            json_schema = {"name": topic.name, "schema": topic.schema, "strict": True}
             entry["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-        if "tool_calls" in last:
-            calls = [call["function"] for call in last["tool_calls"]]
-            entry["expected"] = {"tool_calls": calls}
-        else:
-            entry["expected"] = {"content": last["content"]}
+        calls = [made["function"] for made in last.get("tool_calls", ())]
+        entry["expected"] = {"tool_calls": calls} if calls else {"content": last["content"]}
         entries.append(entry)
     return entries
 
@@ -255,14 +253,13 @@ def tool(name: str, description: str, parameters: dict[str, Any]) -> dict[str, A
     return {"type": "function", "function": function}
 
 
-def offer(function: Function, rng: random.Random | None = None) -> dict[str, Any]:
-    """Return the function as a tool; with `rng` in another wording."""
-    if rng is None:
-        return tool(function.name, function.descriptions[0], function.parameters)
-    return tool(function.name, rng.choice((*function.descriptions, "")), _reworded(function, rng))
+def offer(function: Function) -> dict[str, Any]:
+    """Return the function as a tool."""
+    return tool(function.name, function.descriptions[0], function.parameters)
 
 
 def _reworded(function: Function, rng: random.Random) -> dict[str, Any]:
+    description = rng.choice((*function.descriptions, ""))
     text = json.dumps(function.parameters)
     for old, new in function.rename.items():
         text = text.replace(f'"{old}"', json.dumps(rng.choice((old, old, *new))))
@@ -272,7 +269,7 @@ def _reworded(function: Function, rng: random.Random) -> dict[str, Any]:
             schema["description"] = rng.choice((f"The {name}", name, f"the {name} to use"))
     if rng.random() < 0.3:  # noqa: PLR2004
         parameters["additionalProperties"] = False
-    return parameters
+    return tool(function.name, description, parameters)
 
 
 def arguments_of(

@@ -1,7 +1,7 @@
 """An image: its configuration, its layers and their files, read from an OCI layout.
 
 The layout is what the engine saves, an archive, or a directory. Of a layer only the list of its
-files is kept. Python 3.11 has no zstd, so that is left to the command of that name.
+files is kept.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import hashlib
 import json
 import posixpath
 import re
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import zlib
@@ -25,7 +23,7 @@ from typing import IO, Any, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.terminal import last_line, say
+from ci.terminal import say
 
 Layout = Callable[[str], IO[bytes] | None]
 
@@ -236,9 +234,13 @@ def _blob(layout: Layout, name: str) -> IO[bytes]:
 
 def _fill(layer: Layer, blob: IO[bytes]) -> None:
     """Read a layer's blob, compressed or not, to its end."""
-    what = f"the layer {layer.digest[:19]}"
+    from backports import zstd  # noqa: PLC0415  only the environment `dev` has it
+
+    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"\x28\xb5": zstd.open}
+    opened = openers.get(blob.read(2), contextlib.nullcontext)
+    blob.seek(0)
     try:
-        with _decompressed(blob, what) as stream:
+        with opened(blob) as stream:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
                 while (entry := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it keeps them all
@@ -253,7 +255,8 @@ def _fill(layer: Layer, blob: IO[bytes]) -> None:
             while stream.read(_CHUNK):
                 pass
             layer.raw_bytes = stream.tell()
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, zlib.error, zstd.ZstdError, EOFError, gzip.BadGzipFile) as error:
+        what = f"the layer {layer.digest[:19]}"
         raise CiError(f"{what} is no layer: {error}; build or pull the image again") from error
 
 
@@ -262,30 +265,6 @@ def _digest(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
     if source is None:
         return ""
     return hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]  # buffered
-
-
-def _decompressed(blob: IO[bytes], what: str) -> IO[bytes] | gzip.GzipFile:
-    head = blob.read(4)
-    blob.seek(0)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(blob)
-    if head != b"\x28\xb5\x2f\xfd":
-        return blob
-    command = shutil.which("zstd")
-    if command is None:
-        raise CiError(f"{what} is compressed with zstd: install the package zstd")
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
-    with tempfile.TemporaryFile() as packed:
-        shutil.copyfileobj(blob, packed, _CHUNK)
-        packed.seek(0)
-        done = subprocess.run(
-            [command, "-dcq"], stdin=packed, stdout=unpacked, stderr=subprocess.PIPE, check=False
-        )
-    if done.returncode:
-        said = last_line(done.stderr.decode(errors="replace"))
-        raise CiError(f"{what} is damaged: {said}; build or pull the image again")
-    unpacked.seek(0)
-    return unpacked
 
 
 def _directory(path: str) -> str:

@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Final
 
 import av
@@ -106,17 +107,14 @@ class Decoding:
         TooLargeError if the file is longer than `max_seconds`; InvalidRequestError if it is not
         audio, or has not a single sample.
         """
-        setup: tuple[str, str, int] | None = None
-        resampler: av.AudioResampler | None = None
-        for frame in self._frames():
-            self.source_rate_hz = self.source_rate_hz or frame.sample_rate
-            self.rate_hz = self.rate_hz or min(frame.sample_rate, self._most_hz)
-            before, setup = setup, (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampler is None or setup != before:
-                yield from self._resampled(resampler, None)
-                resampler = av.AudioResampler("flt", "mono", self.rate_hz)
-            yield from self._resampled(resampler, frame)
-        yield from self._resampled(resampler, None)
+        for (_, _, rate_hz), frames in groupby(
+            self._frames(), lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)
+        ):
+            self.source_rate_hz = self.source_rate_hz or rate_hz
+            self.rate_hz = self.rate_hz or min(rate_hz, self._most_hz)
+            resampler = av.AudioResampler("flt", "mono", self.rate_hz)
+            for frame in chain(frames, [None]):
+                yield from self._resampled(resampler, frame)
         if not self._samples:
             raise _invalid(self._param, "contains no samples")
 
@@ -128,11 +126,11 @@ class Decoding:
         return Decoded(samples, self.rate_hz, self.source_rate_hz)
 
     def _resampled(
-        self, resampler: av.AudioResampler | None, frame: av.AudioFrame | None
+        self, resampler: av.AudioResampler, frame: av.AudioFrame | None
     ) -> Iterator[Samples]:
         """Yield what the resampler makes of a frame, or with None, what it held back."""
         try:
-            made = resampler.resample(frame) if resampler is not None else []
+            made = resampler.resample(frame)
         except (FFmpegError, ValueError):  # a layout that cannot be mixed down
             made = []
         for one in made:

@@ -53,9 +53,15 @@ class Call:
             headers = [*headers, (b"content-length", b"%d" % length)]
         self._headers = b"".join([b"\r\n%b: %b" % pair for pair in headers])
 
-    def send(self, connection: Connection, address: Address) -> None:
-        """Send it on a connection; a large body follows as the backend takes it."""
+    async def sent(self, connections: Connections, timeout_s: float) -> Connection:
+        """Send it and return its connection once the answer's head is there.
+
+        A large body follows as the backend takes it. UnavailableError or DeadlineError if there is
+        no connection, BackendError if it breaks off, TimeoutError if the head is late.
+        """
+        connection = await connections.take()
         self.begun = True
+        address = connections.address
         head = b"%b %b%b HTTP/1.1\r\nhost: %b%b\r\n\r\n" % (
             self._method,
             address.prefix.encode(),
@@ -64,9 +70,10 @@ class Call:
             self._headers,
         )
         if self.is_large:
-            connection.send(head, self._taken())
+            await connection.ask(head, self._taken(), timeout_s)
         else:
-            connection.send(b"".join((head, *self._body)))
+            await connection.ask(b"".join((head, *self._body)), None, timeout_s)
+        return connection
 
     def _taken(self) -> Iterator[bytes]:
         while self._body:
@@ -120,8 +127,11 @@ class Backend:
         or is late. Nothing is sent twice: nobody can tell whether it died while working.
         """
         try:
-            connection = await self.connections.take()
-            return await self._send(connection, call, self._timeout_s)
+            return await call.sent(self.connections, self._timeout_s)
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"The {self.role} service did not answer within {self._timeout_s:g} s."
+            ) from exc
         except UnavailableError:
             self.mark(ready=False)  # until the next probe
             raise
@@ -131,25 +141,9 @@ class Backend:
                 self.mark(ready=False)
             raise
 
-    async def _send(
-        self, connection: Connection, call: Call, timeout_s: float | None
-    ) -> Connection:
-        try:
-            call.send(connection, self.connections.address)
-            await connection.head(timeout_s)
-        except BaseException as exc:
-            connection.abort()
-            if not isinstance(exc, TimeoutError):
-                raise
-            raise DeadlineError(
-                f"The {self.role} service did not answer within {timeout_s:g} s."
-            ) from exc
-        return connection
-
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
-        connection = await self.connections.take()
-        await self._send(connection, Call(b"GET", path.encode(), []), None)
+        """GET a small answer, whole; ServiceError if it is too much, TimeoutError if it is late."""
+        connection = await Call(b"GET", path.encode(), []).sent(self.connections, _PROBE_TIMEOUT_S)
         try:
             return connection.status, await joined(connection.pieces(), _FETCH_BYTES)
         finally:
@@ -172,7 +166,7 @@ class Backend:
         except TimeoutError:
             # One slow answer does not mean it died: a dying process drops its connections.
             self._slow_probes += 1
-            if not self.ready or self._slow_probes >= _SLOW_PROBES:
+            if self._slow_probes >= _SLOW_PROBES:
                 self.mark(ready=False)
 
     def mark(self, *, ready: bool) -> None:

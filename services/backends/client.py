@@ -52,13 +52,12 @@ class Question:
         return cls(role, path, [json.dumps(fields, ensure_ascii=False).encode()], model=model)
 
 
+@dataclass(frozen=True)
 class Caller:
     """Asks backends on behalf of one request, under its id."""
 
-    def __init__(self, pools: Pools, request_id: bytes) -> None:
-        """Ask the backends of `pools`; `request_id` is sent as `x-request-id`."""
-        self._pools = pools
-        self._request_id = request_id
+    _pools: Pools
+    _request_id: bytes  # is sent as `x-request-id`
 
     async def card(self, role: str, model: str | None = None) -> dict[str, Any]:
         """Return the card of a model that the role serves now: `model`, or the first one listed.
@@ -116,13 +115,13 @@ class Caller:
             raise error_from(response.status_code, bytes(response.body)) from refused
 
 
+@dataclass(frozen=True)
 class Answer:
     """A backend's answer as it arrives."""
 
-    def __init__(self, connection: Connection, question: Question, timeout_s: float) -> None:
-        self._connection = connection
-        self._question = question
-        self._timeout_s = timeout_s
+    _connection: Connection
+    _question: Question
+    _timeout_s: float
 
     def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
@@ -136,13 +135,11 @@ class Answer:
 
         Raises as `pieces` does; and if an event is an error, that.
         """
-        rest = bytearray()
+        rest = b""
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
-                rest += piece.replace(b"\r", b"")
-                while (end := rest.find(b"\n\n")) >= 0:
-                    block = bytes(rest[:end])
-                    del rest[: end + 2]
+                *blocks, rest = (rest + piece.replace(b"\r", b"")).split(b"\n\n")
+                for block in blocks:
                     data = b"\n".join(
                         line[5:].strip() for line in block.split(b"\n") if line[:5] == b"data:"
                     )

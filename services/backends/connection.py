@@ -90,10 +90,9 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self._loop = asyncio.get_running_loop()  # asking for it is a system call on Python 3.11
         self._on_lost = on_lost
-        self._room = asyncio.Event()
-        self._room.set()
+        self._rest: Iterator[bytes] | None = None  # of a request, until it is written
+        self._full = False  # so that it has to wait
         self._news = select.poll()
-        self._pouring: asyncio.Task[None] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -108,32 +107,33 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
 
-    def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
-        """Begin an exchange with a request's bytes; `rest` follows as the backend takes it."""
+    async def ask(self, data: bytes, rest: Iterator[bytes] | None, timeout_s: float) -> None:
+        """Send a request and return once `status` and `headers` are there.
+
+        `rest` follows `data` as the backend takes it. BackendError if the connection breaks before,
+        TimeoutError if they are late; then it is dropped.
+        """
         self._begin()
         if not self.closed:
             self.transport.write(data)
-        if rest is not None:
-            self._pouring = asyncio.ensure_future(self._pour(rest))
-
-    async def _pour(self, rest: Iterator[bytes]) -> None:
-        await self._room.wait()
-        for piece in rest:
-            self.transport.write(piece)
-            await self._room.wait()
-        self._pouring = None
-
-    async def head(self, timeout_s: float | None = None) -> None:
-        """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
-        if timeout_s is None:
-            await self._head
-            return
+            self._rest = rest
+            self._pour()
         # A fifth of the price of asyncio.timeout, at each request.
         late = self._loop.call_later(timeout_s, self._fail, TimeoutError())
         try:
             await self._head
+        except BaseException:
+            self.abort()
+            raise
         finally:
             late.cancel()
+
+    def _pour(self) -> None:
+        while self._rest is not None and not self._full:
+            if (piece := next(self._rest, None)) is None:
+                self._rest = None
+            else:
+                self.transport.write(piece)
 
     async def ended(self) -> bytes:
         """Wait for the body's end, and return the last piece, so that both can go out together.
@@ -212,9 +212,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.closed = True
-        if self._pouring is not None:
-            self._pouring.cancel()
-            self._pouring = None
+        self._rest = None
 
     def is_quiet(self) -> bool:
         """Whether an idle connection has received neither bytes nor its end."""
@@ -241,7 +239,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End a body that is delimited by the end of the connection (RFC 9112, section 6.3)."""
-        if self._until_close and not self.complete:
+        if self._until_close:
             self._complete()
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -251,10 +249,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold back the rest of the request: the backend is slower than we are."""
-        self._room.clear()
+        self._full = True
 
     def resume_writing(self) -> None:
-        self._room.set()
+        self._full = False
+        self._pour()
 
     # httptools
     def on_message_begin(self) -> None:
@@ -294,8 +293,7 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another exchange may follow; the rest of a request would be taken for it."""
-        asked = self._pouring is None
-        return self.complete and asked and self._keep_alive and not self.closed
+        return self.complete and self._rest is None and self._keep_alive and not self.closed
 
     def _fail(self, error: Exception) -> None:
         for future in (self._head, self._ended):

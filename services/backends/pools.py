@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -27,11 +26,6 @@ AHEAD: Final = 8
 _STRICT: Final = frozenset({"chat"})  # roles that refuse a model that they do not serve
 _LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
 
-_STATES: Final[dict[str, Callable[[Backend], bool]]] = {
-    "ready": lambda one: one.ready,
-    "not_ready": lambda one: not one.ready and not one.left,
-    "leaving": lambda one: one.left,
-}
 Reached = TypeVar("Reached")
 
 
@@ -86,11 +80,13 @@ class Pool:
         telemetry.ASKED.labels(self.role).set_function(
             lambda: self.waiting + sum(one.outstanding for one in self.backends)
         )
-        for state, holds in _STATES.items():
-            telemetry.BACKENDS.labels(self.role, state).set_function(partial(self._count, holds))
-
-    def _count(self, holds: Callable[[Backend], bool]) -> int:
-        return sum(map(holds, self.backends))
+        states: dict[str, Callable[[], int]] = {
+            "ready": lambda: sum(map(len, self._choices.values())),
+            "not_ready": lambda: len(self._coming),
+            "leaving": lambda: sum(one.left for one in self.backends),
+        }
+        for state, number in states.items():
+            telemetry.BACKENDS.labels(self.role, state).set_function(number)
 
     async def keep(self) -> None:
         """Probe every backend repeatedly and follow the sources, until cancelled."""

@@ -218,11 +218,8 @@ class _Api:
         headers = [(b"accept", b"application/json")]
         if token := self._token():
             headers.append((b"authorization", b"Bearer " + token.encode()))
-        connection = await self._connections.take()
+        connection = await Call(b"GET", path.encode(), headers).sent(self._connections, _ANSWER_S)
         try:
-            call = Call(b"GET", path.encode(), headers)
-            call.send(connection, self._connections.address)
-            await connection.head(_ANSWER_S)
             if connection.status != HTTPStatus.OK:
                 raise BackendError(f"status {connection.status}")
             async with aclosing(connection.pieces(silence_s)) as pieces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final
 
 from services.backends.backend import Call
@@ -41,14 +42,13 @@ def end_to_end(
     return [pair for pair in headers if pair[0] not in dropped]
 
 
+@dataclass(frozen=True)
 class Proxy:
     """Forwards each path's requests to a backend of its role."""
 
-    def __init__(self, pools: Mapping[str, Pool], keys: Keys, gateway: GatewaySettings) -> None:
-        """`pools` has the pool of each path template."""
-        self._pools = pools
-        self._keys = keys
-        self._gateway = gateway
+    _pools: Mapping[str, Pool]  # by path template
+    _keys: Keys
+    _gateway: GatewaySettings
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, or raise ServiceError."""

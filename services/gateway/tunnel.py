@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -44,12 +45,11 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.
 _BROKE_OFF: Final = "The backend broke off the connection."
 
 
+@dataclass(frozen=True)
 class Tunnel:
     """Forwards each path's WebSockets to a backend of its role."""
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
-        """`pools` has the pool of each role."""
-        self._pools = pools
+    _pools: Mapping[str, Pool]  # by role
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it."""
@@ -59,8 +59,12 @@ class Tunnel:
         if not pool.ready:
             await until_hangup(receive, pool.until_ready())
         model = named if named and pool.needs_model else None
+        target, kept = asked_of(scope, NOT_FORWARDED | _HANDSHAKE)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+        offered = [one for one in scope["subprotocols"] if not is_key_subprotocol(one)]
         try:
-            async with opened(pool, *_handshake(scope), model) as (backend, there):
+            asked = opened(pool, target.decode("latin-1"), headers, offered, model)
+            async with asked as (backend, there):
                 await _accept(there, scope, send)
                 if session := scope.get("bentovox.session"):  # of a client secret
                     await there.send(json.dumps({"type": "session.update", "session": session}))
@@ -161,11 +165,3 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers.raw_items()
     ]
-
-
-def _handshake(scope: Any) -> tuple[str, list[tuple[str, str]], list[str]]:
-    """Return the target, the headers and the subprotocols to ask a backend with."""
-    target, kept = asked_of(scope, NOT_FORWARDED | _HANDSHAKE)
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
-    offered = [one for one in scope["subprotocols"] if not is_key_subprotocol(one)]
-    return target.decode("latin-1"), headers, offered

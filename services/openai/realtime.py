@@ -74,20 +74,12 @@ class AppendEvent(ClientEvent):
             ) from error
 
 
-class CommitEvent(ClientEvent):
-    """`input_audio_buffer.commit`: the audio so far is a turn."""
-
-
-class ClearEvent(ClientEvent):
-    """`input_audio_buffer.clear`: drop what is not committed."""
-
-
 BUFFER_EVENTS: Final[dict[str, type[ClientEvent]]] = {
     "input_audio_buffer.append": AppendEvent,
-    "input_audio_buffer.commit": CommitEvent,
-    "input_audio_buffer.clear": ClearEvent,
+    "input_audio_buffer.commit": ClientEvent,
+    "input_audio_buffer.clear": ClientEvent,
 }
-"""The events about the incoming audio."""
+"""The events about the incoming audio: more of it, what there is is a turn, and forget that."""
 
 
 class FormatFields(Fields):

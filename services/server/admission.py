@@ -92,19 +92,18 @@ class Admission:
         self._queue.append(turn)
         try:
             async with asyncio.timeout(self.limits.deadline_s):
-                try:
-                    await granted
-                except asyncio.CancelledError:
-                    if turn in self._queue:
-                        self._queue.remove(turn)
-                        self._grant()  # slots may have been kept for it
-                    elif not granted.cancelled():
-                        self.release(weight)  # granted in the same moment: pass it on
-                    raise
-        except TimeoutError as exc:
-            raise self._overloaded(
-                f"no slot became free within {self.limits.deadline_s:g} s"
-            ) from exc
+                await granted
+        except (TimeoutError, asyncio.CancelledError) as exc:
+            if turn in self._queue:
+                self._queue.remove(turn)
+                self._grant()  # slots may have been kept for it
+            elif not granted.cancelled():
+                self.release(weight)  # granted in the same moment: pass it on
+            if isinstance(exc, TimeoutError):
+                raise self._overloaded(
+                    f"no slot became free within {self.limits.deadline_s:g} s"
+                ) from exc
+            raise
 
     def release(self, weight: int = 1) -> None:
         """Free slots and grant them to the next in the queue."""

@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from starlette.types import Message, Receive, Scope
@@ -39,8 +40,8 @@ class Held:
 
     def __init__(self, limit_bytes: int, role: str = "") -> None:
         self.limit_bytes = limit_bytes
+        self.settings = f"BENTOVOX_{role.upper()}__"
         self.bytes = 0
-        self._setting = f"BENTOVOX_{role.upper()}__BODY_MEMORY_MIB"
         self._most_bytes = 0
 
     def take(self, count: int) -> None:
@@ -48,7 +49,7 @@ class Held:
         if self.bytes + count > self.limit_bytes:
             raise OverloadedError(
                 f"Request bodies hold all of the {self.limit_bytes} bytes that they may take "
-                f"together ({self._setting}). Please try again later.",
+                f"together ({self.settings}BODY_MEMORY_MIB). Please try again later.",
                 retry_after_s=2,
             )
         self.bytes += count
@@ -74,10 +75,7 @@ def trim() -> None:
 class Body:
     """The body of one request."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, limit_bytes: int, held: Held, role: str = ""
-    ) -> None:
-        self._setting = f"BENTOVOX_{role.upper()}__BODY_LIMIT_MIB"
+    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, held: Held) -> None:
         self.fault: ServiceError | None = None
         self._scope = scope
         self._receive = receive
@@ -111,21 +109,15 @@ class Body:
     async def gather(self) -> None:
         """Read the whole body, which `receive` then returns; raises ClientGoneError."""
         while not self._complete:
-            message = await self._next()
-            if message["type"] == "http.disconnect":
+            await self._read()
+            if self._gathered[-1]["type"] == "http.disconnect":
                 raise ClientGoneError
-            self._gathered.append(message)
-
-    async def hung_up(self) -> None:
-        """Return once the client has gone; its body must be complete."""
-        message = await self._receive()
-        self._gathered.append(message)
 
     async def receive(self) -> Message:
         """ASGI receive for the application; ServiceError if it is too much, too slow or no gzip."""
-        if self._gathered:
-            return self._gathered.popleft()
-        return await (self._receive() if self._complete else self._next())
+        if not (self._gathered or self._complete):
+            await self._read()
+        return self._gathered.popleft() if self._gathered else await self._receive()
 
     def close(self) -> None:
         """Drop what was gathered and count it as free again."""
@@ -134,17 +126,22 @@ class Body:
             self._held.give_back(self._held_bytes)
             self._held_bytes = 0
 
-    async def _next(self) -> Message:
+    async def _read(self) -> None:
+        """Gather what comes next: a piece of the body, or several, or the client's hang-up."""
         try:
-            inflater = self._inflater
-            message = await (self._inflated(inflater) if inflater else self._arriving())
-            if message["type"] == "http.request":
-                self._count(len(message.get("body", b"")))
-                self._complete = not message.get("more_body", False)
+            message = await self._arriving()
+            if message["type"] != "http.request":
+                self._gathered.append(message)
+                return
+            body, more = message.get("body", b""), message.get("more_body", False)
+            for piece in self._inflater.pieces(body, more=more) if self._inflater else (body,):
+                self._count(len(piece))
+                self._gathered.append({"type": "http.request", "body": piece, "more_body": True})
+            self._gathered[-1]["more_body"] = more
+            self._complete = not more
         except ServiceError as error:
             self.fault = error
             raise
-        return message
 
     async def _arriving(self) -> Message:
         """Wait for the next piece, unless the client is too slow."""
@@ -164,15 +161,6 @@ class Body:
             )
         return message
 
-    async def _inflated(self, inflater: _Inflater) -> Message:
-        while not (inflater.waiting or inflater.ended):
-            message = await self._arriving()
-            if message["type"] == "http.disconnect":
-                return message
-            inflater.waiting = message.get("body", b"")
-            inflater.ended = not message.get("more_body", False)
-        return inflater.next()
-
     def _count(self, count: int) -> None:
         self._read_bytes += count
         if self._read_bytes > self._limit_bytes:
@@ -185,7 +173,7 @@ class Body:
     def _over_limit(self) -> TooLargeError:
         return TooLargeError(
             f"The request body is larger than the limit of {self._limit_bytes} bytes "
-            f"({self._setting})."
+            f"({self._held.settings}BODY_LIMIT_MIB)."
         )
 
 
@@ -193,30 +181,28 @@ class _Inflater:
     """gzip (RFC 1952), unpacked piece by piece, so that the limit catches a zip bomb."""
 
     def __init__(self) -> None:
-        self.waiting = b""
-        self.ended = False  # the input
         self._members = 1
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
-    def next(self) -> Message:
-        """Return the next piece; InvalidRequestError if it is not gzip, or is cut off."""
-        try:
-            piece = self._inflate.decompress(self.waiting, _INFLATED_BYTES)
-        except zlib.error as exc:
-            raise _no_gzip(str(exc)) from exc
-        self.waiting = self._inflate.unconsumed_tail
-        if self._inflate.unused_data:
-            self._members += 1
-            if self._members > _MEMBERS:
-                raise _no_gzip(f"it has over {_MEMBERS} members")
-            self.waiting = self._inflate.unused_data
-            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        more = bool(self.waiting) or not self.ended
-        if not more and not self._inflate.eof:
-            if not piece:
-                raise _no_gzip("it ends too early")
-            more = True  # the limit for one piece holds the rest back
-        return {"type": "http.request", "body": piece, "more_body": more}
+    def pieces(self, data: bytes, *, more: bool) -> Iterator[bytes]:
+        """Yield what is in `data`; InvalidRequestError if it is not gzip, or is cut off."""
+        while True:
+            try:
+                piece = self._inflate.decompress(data, _INFLATED_BYTES)
+            except zlib.error as exc:
+                raise _no_gzip(str(exc)) from exc
+            yield piece
+            data = self._inflate.unconsumed_tail
+            if self._inflate.unused_data:
+                self._members += 1
+                if self._members > _MEMBERS:
+                    raise _no_gzip(f"it has over {_MEMBERS} members")
+                data = self._inflate.unused_data
+                self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            if not data and len(piece) < _INFLATED_BYTES:  # else there may be more of it
+                break
+        if not (more or self._inflate.eof):
+            raise _no_gzip("it ends too early")
 
 
 def _no_gzip(why: str) -> InvalidRequestError:

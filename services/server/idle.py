@@ -79,8 +79,6 @@ class Unloading:
 
     async def _reload(self) -> None:
         async with self._changing:
-            if not self.unloaded:
-                return
             began = time.monotonic()
             await self._engine.start()
             while self._loads():  # noqa: ASYNC110  engines tell by a flag only

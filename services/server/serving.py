@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.errors import MethodNotAllowedError, NotFoundError, ServiceError
 from services.openai import reading
 from services.openai.answers import Handlers
-from services.openai.body import ClientGoneError
+from services.openai.body import ClientGoneError, header
 from services.openai.errors import INTERNAL_MESSAGE
 from services.server import telemetry
 from services.server.admission import Admission, Limits
@@ -205,7 +205,9 @@ class Visit(ABC):
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         self.shell = shell
         self.scope = scope
-        self.request_id = _request_id(scope)
+        given = header(scope, b"x-request-id")
+        repeatable = _SAFE_ID.fullmatch(given) is not None
+        self.request_id = given if repeatable else b"req_" + os.urandom(16).hex().encode()
         self._receive = receive
         self._send = send
         self._label = "other"  # the path's template, once it is known
@@ -247,11 +249,3 @@ class Visit(ABC):
             path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
             access_log.info("%s %s %d %.1fms", method, path, status, total_s * 1000)
         telemetry.request_id_var.reset(self._token)
-
-
-def _request_id(scope: Scope) -> bytes:
-    """Return the client's `x-request-id` if it is safe to repeat, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
-            return bytes(value)
-    return b"req_" + os.urandom(16).hex().encode()

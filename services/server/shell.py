@@ -18,12 +18,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from services.errors import OverloadedError, ServiceError
 from services.openai.answers import is_of
-from services.openai.body import ClientGoneError
+from services.openai.body import until_hangup
 from services.openai.errors import error_response, normalise
 from services.server.body import Body
 from services.server.serving import Serving, Visit
 from services.server.websocket import WebSocket
-from services.tasks import racing
 
 log = logging.getLogger("bentovox")
 
@@ -38,7 +37,7 @@ class Exchange(Visit):
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(shell, scope, receive, send)
-        self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held, shell.app.role)
+        self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held)
         self._held_start: Message | None = None
         self._held_body = bytearray()
         self._weight = 0  # slots held
@@ -71,17 +70,14 @@ class Exchange(Visit):
         await self._body.gather()
         scope["bentovox.weigh"] = self._weigh
         scope["bentovox.aside"] = self._aside
+        await self._acquire(1)
+        began = time.monotonic()
         try:
-            await self._acquire(1)
-            began = time.monotonic()
-            try:
-                await shell.loaded()
-                await self._hand_over()
-            finally:
-                shell.admission.note_hold(time.monotonic() - began - self._aside_s)
+            await shell.loaded()
+            await self._hand_over()
         finally:
+            shell.admission.note_hold(time.monotonic() - began - self._aside_s)
             shell.admission.release(self._weight)
-            self._weight = 0
 
     async def _hand_over(self) -> None:
         method = "GET" if self.scope["method"] == "HEAD" else self.scope["method"]
@@ -116,18 +112,11 @@ class Exchange(Visit):
         await self._acquire(weight)
 
     async def _acquire(self, weight: int) -> None:
-        if self.shell.admission.has_room(weight):
-            await self._take(weight)
-            return
-        async with racing(self._take(weight), self._body.hung_up()) as (turn, gone):
-            if not turn.done():
-                gone.result()  # raises if it sent too much
-                raise ClientGoneError
-            turn.result()  # raises if it was refused
-
-    async def _take(self, weight: int) -> None:
-        """Wait for slots and note them at once, so that they are freed however this ends."""
-        await self.shell.admission.acquire(weight)
+        """Take slots, and leave the queue for them if the client hangs up."""
+        acquiring = self.shell.admission.acquire(weight)
+        if not self.shell.admission.has_room(weight):
+            acquiring = until_hangup(self._receive, acquiring)
+        await acquiring
         self._weight = weight
 
     async def send(self, message: Message) -> None:
@@ -185,16 +174,14 @@ class Exchange(Visit):
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _refuse(self, error: ServiceError) -> None:
-        if isinstance(error, OverloadedError) and not self._weight:
+        if isinstance(error, OverloadedError):
             self.shell.metrics.rejected()
-        if self._status and self._held_start is None:
+        if self._status:
             # Too late for a status: returning without the last chunk makes uvicorn close the
             # connection, so that no client mistakes half an answer for a whole one.
             log.warning("answer broken off: %s", error.message)
             return
-        self._held_start = None
-        status, headers, body = error_response(error)
-        await self._whole(status, headers, body)
+        await self._whole(*error_response(error))
 
 
 class Shell(Serving):

@@ -86,23 +86,23 @@ class BoundedHttp(HttpToolsProtocol):
         """Parse what arrived: a head once it is complete, a body piece by piece."""
         self._unset_keepalive_if_required()
         while data and not self.transport.is_closing() and not self._upgraded:
-            data = self._take_body(data) if self._head is None else self._take_head(data)
+            head = self._head
+            data = self._take_body(data) if head is None else self._take_head(head, data)
 
-    def _take_head(self, data: bytes) -> bytes:
+    def _take_head(self, head: bytearray, data: bytes) -> bytes:
         """Gather a head and parse it once it is complete; return what follows it."""
-        assert self._head is not None  # noqa: S101  the caller has checked
-        searched = max(0, len(self._head) - len(_END))
-        self._head += data
-        end = self._head.find(_END, searched) + len(_END)
+        searched = max(0, len(head) - len(_END))
+        head += data
+        end = head.find(_END, searched) + len(_END)
         whole = end >= len(_END)
-        if (end if whole else len(self._head)) > HEAD_BYTES:
+        if (end if whole else len(head)) > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif whole:
-            head, rest = bytes(self._head[:end]), bytes(self._head[end:])
             self._head = bytearray()
-            self._parse(_without_upgrade(head) if b"upgrade" in head.lower() else head)
-            return rest
-        elif self._head[0] not in _BEGINNINGS or b"\n\n" in self._head:
+            first = bytes(head[:end])
+            self._parse(_without_upgrade(first) if b"upgrade" in first.lower() else first)
+            return bytes(head[end:])
+        elif head[0] not in _BEGINNINGS or b"\n\n" in head:
             self._refuse(HTTPStatus.BAD_REQUEST)  # TLS, for example; its end would never come
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
@@ -198,7 +198,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing, waiting_bytes)
 
     def _too_slow(self) -> None:
-        self._deadline = None
         if self._answering:  # the head belongs to the next request
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
         else:

@@ -73,10 +73,7 @@ def direct_writer(
     if (
         not isinstance(cycle, RequestResponseCycle)
         or not isinstance(transport := cycle.transport, Gathering)
-        or not cycle.response_started
-        or cycle.response_complete
-        or not cycle.chunked_encoding
-        or cycle.scope["method"] == "HEAD"
+        or not cycle.chunked_encoding  # as uvicorn decides with the head; never for HEAD
     ):
         return None
     on_first: Callable[[], None] | None = scope["bentovox.on_first_byte"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +48,7 @@ class Answer:
     with_segments: bool  # whether verbose_json lists segments
     as_events: bool  # server-sent events instead of the bare format
     on_audio_seconds: Callable[[float], None]  # called once with the seconds heard
+    heard: list[Segment] = field(default_factory=list)  # so far
 
     async def send_to(self, send: Send) -> None:
         """Send the answer: headers once the first segment is known, then each segment in turn.
@@ -60,7 +61,8 @@ class Answer:
                 if self.as_events or self.response_format in _CUES:
                     await self._stream(segments, send)
                 else:
-                    await self._send_document([segment async for segment in segments], send)
+                    self.heard.extend([segment async for segment in segments])
+                    await self._send_document(send)
         except ServiceError:
             raise
         except Exception as error:
@@ -70,33 +72,28 @@ class Answer:
             if self.recording.seconds:
                 self.on_audio_seconds(self.recording.seconds)
 
-    async def _send_document(self, segments: list[Segment], send: Send) -> None:
-        heard = self._heard(segments)
-        document = (
-            as_json(heard)
-            if self.response_format == "json"
-            else as_verbose_json(heard, segments=self.with_segments)
-        )
-        lost = [(LOST_HEADER, f"{heard.lost_s:.2f}".encode())] if heard.lost_s else []
-        await send_json(send, document, lost)
+    async def _send_document(self, send: Send) -> None:
+        lost_s = self.recording.lost_s
+        lost = [(LOST_HEADER, f"{lost_s:.2f}".encode())] if lost_s else []
+        plain = self.response_format == "json"
+        await send_json(send, self.as_json() if plain else self.as_verbose_json(), lost)
 
     async def _stream(self, segments: AsyncGenerator[Segment, None], send: Send) -> None:
         written = self.response_format
-        heard: list[Segment] = []
         segment = await anext(segments, None)  # before the headers, since it may fail
         await send(stream_head(EVENT_STREAM if self.as_events else TEXT_TYPES[written]))
         if written == "vtt":
             await send(chunk(VTT_HEAD.encode()))
         while segment is not None:
             if self.as_events:
-                piece = self._events(len(heard), segment)
+                piece = self._events(len(self.heard), segment)
             else:
-                piece = _CUES[written](len(heard), segment).encode()
+                piece = _CUES[written](len(self.heard), segment).encode()
             await send(chunk(piece))
-            heard.append(segment)
+            self.heard.append(segment)
             segment = await anext(segments, None)
         end = b"\n" if written == "text" else b""
-        body = self._done(self._heard(heard)) if self.as_events else end
+        body = self._done() if self.as_events else end
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _events(self, index: int, segment: Segment) -> bytes:
@@ -120,80 +117,47 @@ class Answer:
             told["words"] = words_of([segment])
         return event(told) + event(delta)
 
-    def _done(self, heard: Heard) -> bytes:
-        done: dict[str, Any] = {
-            "type": "transcript.text.done",
-            "text": heard.text,
-            "usage": usage_by_tokens(
-                heard.seconds,
-                len(self.request.prompt.split()),
-                sum(len(segment.tokens) for segment in heard.segments),
-            ),
-        }
-        if self.request.logprobs:
-            done["logprobs"] = logprobs_of(heard.logprobs)
+    def _done(self) -> bytes:
+        usage = usage_by_tokens(
+            self.recording.seconds,
+            len(self.request.prompt.split()),
+            sum(len(segment.tokens) for segment in self.heard),
+        )
+        done = {"type": "transcript.text.done", **self.as_json(), "usage": usage}
         if self.response_format == "verbose_json":
-            done |= {"language": heard.spoken, **heard.length}
+            done |= self._language_and_length()
         return event(done)
 
-    def _heard(self, segments: list[Segment]) -> Heard:
-        return Heard(segments, self.request, self.recording.seconds, self.recording.lost_s)
+    def as_json(self) -> dict[str, Any]:
+        """Return OpenAI's `Transcription`, with the usage of its whisper-1: whole seconds."""
+        answer: dict[str, Any] = {
+            "text": "".join(segment.text for segment in self.heard).strip(),
+            "usage": {"type": "duration", "seconds": math.ceil(self.recording.seconds)},
+        }
+        if self.request.logprobs:
+            tokens = (token for segment in self.heard for token in segment.logprobs)
+            answer["logprobs"] = logprobs_of(tokens)
+        return answer
 
+    def as_verbose_json(self) -> dict[str, Any]:
+        """Return OpenAI's `TranscriptionVerbose`, with the requested granularities."""
+        answer = {"task": self.request.task, **self._language_and_length(), **self.as_json()}
+        if self.with_segments:
+            answer["segments"] = [segment_fields(*numbered) for numbered in enumerate(self.heard)]
+        if self.request.words:
+            answer["words"] = words_of(self.heard)
+        return answer
 
-@dataclass(frozen=True)
-class Heard:
-    """A whole transcription; of the recording `seconds` could be decoded, `lost_s` could not."""
+    def _language_and_length(self) -> dict[str, Any]:
+        """Return the language as Whisper writes it, `english`, and what there is of the recording.
 
-    segments: Sequence[Segment]
-    request: TranscriptionRequest
-    seconds: float
-    lost_s: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """Everything that was said."""
-        return "".join(segment.text for segment in self.segments).strip()
-
-    @property
-    def logprobs(self) -> list[Token]:
-        """The tokens of all segments."""
-        return [token for segment in self.segments for token in segment.logprobs]
-
-    @property
-    def spoken(self) -> str:
-        """The language's name as Whisper writes it: `english`."""
-        code = self.segments[0].language if self.segments else self.request.language
-        return _SILENCE if code is None else NAMES.get(code, code).lower()
-
-    @property
-    def length(self) -> dict[str, float]:
-        """The recording's length and, if something of it is lost, how much."""
-        lost = {"lost_seconds": round(self.lost_s, 2)} if self.lost_s else {}
-        return {"duration": round(self.seconds, 2), **lost}
-
-
-def as_json(heard: Heard) -> dict[str, Any]:
-    """Return OpenAI's `Transcription`, with the usage of its whisper-1: whole seconds."""
-    usage = {"type": "duration", "seconds": math.ceil(heard.seconds)}
-    answer: dict[str, Any] = {"text": heard.text, "usage": usage}
-    if heard.request.logprobs:
-        answer["logprobs"] = logprobs_of(heard.logprobs)
-    return answer
-
-
-def as_verbose_json(heard: Heard, *, segments: bool) -> dict[str, Any]:
-    """Return OpenAI's `TranscriptionVerbose`, with the requested granularities."""
-    answer: dict[str, Any] = {
-        "task": heard.request.task,
-        "language": heard.spoken,
-        **heard.length,
-        **as_json(heard),
-    }
-    if segments:
-        answer["segments"] = [segment_fields(*numbered) for numbered in enumerate(heard.segments)]
-    if heard.request.words:
-        answer["words"] = words_of(heard.segments)
-    return answer
+        If something of it is lost, `lost_seconds` says how much.
+        """
+        code = self.heard[0].language if self.heard else self.request.language
+        name = _SILENCE if code is None else NAMES.get(code, code).lower()
+        lost_s = self.recording.lost_s
+        lost = {"lost_seconds": round(lost_s, 2)} if lost_s else {}
+        return {"language": name, "duration": round(self.recording.seconds, 2), **lost}
 
 
 def segment_fields(index: int, segment: Segment) -> dict[str, Any]:

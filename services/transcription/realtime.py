@@ -104,9 +104,9 @@ class _Talk(LiveSession):
         event = realtime.parse_event(fields, _EVENTS)
         if isinstance(event, realtime.AppendEvent):
             await self._buffer.append(event.data())
-        elif isinstance(event, realtime.CommitEvent):
+        elif event.type == "input_audio_buffer.commit":
             await self._buffer.commit()
-        elif isinstance(event, realtime.ClearEvent):
+        elif event.type == "input_audio_buffer.clear":
             await self._buffer.clear()
         elif isinstance(event, SessionUpdate):
             session = updated(self._buffer.session, event.session, self._engine, self._models)
@@ -175,7 +175,7 @@ class InputBuffer:
         await self._send(realtime.server_event("input_audio_buffer.cleared"))
 
     async def finish(self) -> None:
-        """End the current turn if somebody has spoken in it; no more audio comes."""
+        """End the current turn if somebody has spoken in it, and forget it otherwise."""
         if self._turn is not None and self._turn.audible:
             self._rest(self._turn)
             await self._end(self._turn)
@@ -187,14 +187,11 @@ class InputBuffer:
         if session.live_format != before.live_format:
             await self._take(self._decoder.finish())
             self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
-        turn = self._turn
         if session.turns != before.turns:
-            if turn is not None and (turn.audible or before.turns is not None):
-                self._rest(turn)
-                if session.turns is not None:
-                    await self._end(turn)
-            elif turn is not None and session.turns is not None:
-                self._forget()
+            if session.turns is not None:
+                await self.finish()
+            elif self._turn is not None:  # the client is to commit what has begun
+                self._rest(self._turn)
             self._detector = self._engine.detector()
             self._turn_detector = self._fresh_detector()
         if self._turn is not None and not self._turn.audible:

@@ -136,7 +136,7 @@ class Batches(Generic[Job, Result]):
         A batch that fails is halved: it may be too large for the memory, or one job's fault.
         """
         try:
-            return [*self._work(jobs)]
+            return [result for _, result in zip(jobs, self._work(jobs), strict=True)]
         except ServiceError as error:
             return [error] * len(jobs)
         except Exception as error:

@@ -48,20 +48,17 @@ class SileroDetector:
         self._session = get_vad_model().session  # one for all detectors
         self._h = np.zeros(_STATE, dtype=np.float32)
         self._c = np.zeros(_STATE, dtype=np.float32)
-        self._context = np.zeros(_CONTEXT, dtype=np.float32)
-        self._rest = np.zeros(0, dtype=np.float32)
+        self._known = np.zeros(_CONTEXT, dtype=np.float32)  # the context, and part of a frame
 
     def feed(self, samples: Samples) -> Sequence[float]:
         """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`."""
-        known = np.concatenate([self._context, self._rest, samples])
+        known = np.concatenate([self._known, samples])
         count = (known.size - _CONTEXT) // VAD_FRAME_SAMPLES
-        end = _CONTEXT + count * VAD_FRAME_SAMPLES
-        self._context, self._rest = known[end - _CONTEXT : end], known[end:]
+        self._known = known[count * VAD_FRAME_SAMPLES :]
         if not count:
             return []
-        frames = np.lib.stride_tricks.sliding_window_view(
-            known[:end], _CONTEXT + VAD_FRAME_SAMPLES
-        )[::VAD_FRAME_SAMPLES]
+        every = np.lib.stride_tricks.sliding_window_view(known, _CONTEXT + VAD_FRAME_SAMPLES)
+        frames = every[::VAD_FRAME_SAMPLES]
         try:
             speech, self._h, self._c = self._session.run(
                 None, {"input": np.ascontiguousarray(frames), "h": self._h, "c": self._c}

@@ -93,6 +93,7 @@ class _Transcript:
 
     turn: Turn
     text: str = ""  # of the finished pieces
+    sent: str = ""  # that, and the beginning of the current piece's
     language: str | None = None  # once it is known; until then the session's counts
     logprobs: list[protocol.Token] = field(default_factory=list)  # of the text, if wanted
     stable: StableText = field(default_factory=StableText)  # text of the current piece
@@ -222,11 +223,9 @@ class Transcriber:
                 continue
             text, logprobs = await self._final(said, piece.samples)
             said.logprobs += logprobs
-            if rest := text[len(said.stable.text) :]:
-                lead = "" if said.stable.text else gap(said.text, rest)
-                more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
-                await self._tell("delta", turn, delta=lead + rest, audio_end_ms=end_ms, **more)
-            said.text += gap(said.text, text) + text
+            more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
+            await self._add(said, text, end_ms, **more)
+            said.text = said.sent
         seconds = duration_s(turn.samples, protocol.SAMPLE_RATE_HZ)
         more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
@@ -259,27 +258,28 @@ class Transcriber:
             # Guessing takes at most half the time: if guesses queued up, all would be late.
             took = int((time.monotonic() - began) * protocol.SAMPLE_RATE_HZ)
             size = seen + max(GUESS_SAMPLES, 2 * took)
-            is_first = not said.stable.text
-            if new := said.stable.add(guess.text):
+            if said.stable.add(guess.text):
                 said.language = guess.language
-                lead = gap(said.text, new) if is_first else ""
-                end_ms = turn.place_ms(before)  # both guesses had heard it
-                await self._tell("delta", turn, delta=lead + new, audio_end_ms=end_ms)
+                # Both guesses had heard what was there at the first.
+                await self._add(said, said.stable.text, turn.place_ms(before))
 
     async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[protocol.Token]]:
         """Return the text of a piece, which begins with its stable text, and its tokens."""
         stable = said.stable.text
-        texts: list[str] = []
-        logprobs: list[protocol.Token] = []
         async with aclosing(self._engine.transcribe(said.request(piece))) as segments:
-            async for segment in segments:
-                texts.append(segment.text)
-                logprobs += segment.logprobs
-        text = "".join(texts).strip()
+            heard = [segment async for segment in segments]
+        text = "".join(segment.text for segment in heard).strip()
         if continues(text, stable):
-            return text, logprobs
+            return text, [token for segment in heard for token in segment.logprobs]
         text = (await self._engine.guess(said.guess(piece))).text.strip()
         return (text if continues(text, stable) else stable), []
+
+    async def _add(self, said: _Transcript, text: str, end_ms: int, **more: object) -> None:
+        """Send what is new in the `text` of the current piece, which was said before `end_ms`."""
+        whole = said.text + gap(said.text, text) + text
+        if delta := whole[len(said.sent) :]:
+            said.sent = whole
+            await self._tell("delta", said.turn, delta=delta, audio_end_ms=end_ms, **more)
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))

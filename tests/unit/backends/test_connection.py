@@ -19,8 +19,7 @@ GET = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
 async def exchange(connections: Connections) -> tuple[Connection, bytes]:
     connection = await connections.take()
     pieces: list[bytes] = []
-    connection.send(GET)
-    await connection.head()
+    await connection.ask(GET, None, 9)
     connection.flow_to(pieces.append)
     pieces.append(await connection.ended())
     connections.give_back(connection)
@@ -213,8 +212,7 @@ async def test_a_paused_sink_stops_the_reading(backend: Any) -> None:
     total = 8 << 20
     server.says(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total + b"x" * total)
     connection = await connections(server.url).take()
-    connection.send(GET)
-    await connection.head()
+    await connection.ask(GET, None, 9)
     got = 0
 
     def sink(piece: bytes) -> None:
@@ -304,7 +302,9 @@ async def test_a_backend_that_does_not_read_stops_the_body_instead_of_filling_me
                 sent += step
                 yield bytes(step)
 
-        connection.send(b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % total, body())
+        head = b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % total
+        asking = asyncio.ensure_future(connection.ask(head, body(), 90))
+        await asyncio.sleep(0)
         stalled = -1
         while stalled != sent:  # until nothing moves any more
             stalled = sent
@@ -312,7 +312,7 @@ async def test_a_backend_that_does_not_read_stops_the_body_instead_of_filling_me
         assert sent < total // 2  # what the sockets' own buffers hold
         assert connection.transport.get_write_buffer_size() < 1 << 20
         reading.set()
-        await connection.head()
+        await asking
         await connection.ended()
         assert (sent, read) == (total, total)
         connection.abort()
@@ -333,8 +333,8 @@ async def test_a_connection_answered_before_it_was_asked_in_full_serves_no_more(
     async with server:
         mine = connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         connection = await mine.take()
-        connection.send(b"POST /x HTTP/1.1\r\n\r\n", (bytes(1 << 16) for _ in range(1 << 10)))
-        await connection.head()
+        rest = (bytes(1 << 16) for _ in range(1 << 10))
+        await connection.ask(b"POST /x HTTP/1.1\r\n\r\n", rest, 9)
         await connection.ended()
         assert not connection.reusable
         mine.give_back(connection)

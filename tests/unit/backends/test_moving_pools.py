@@ -282,8 +282,7 @@ async def test_nothing_is_left_of_backends_that_come_and_go(backend: Any, told: 
 async def test_a_connection_used_while_its_backend_goes_is_closed(backend: Any) -> None:
     server = await backend("a")
     (one,) = Pool("chat", [server.url], GatewaySettings()).backends
-    connection = await one.connections.take()
-    await one._send(connection, Call(b"GET", b"/metrics", []), None)
+    connection = await Call(b"GET", b"/metrics", []).sent(one.connections, 9)
     assert [piece async for piece in connection.pieces()]
     one.connections.close()
     one.connections.give_back(connection)

@@ -26,12 +26,19 @@ KEYS = {
 }
 
 
-def table(folder: Path, **changed: object) -> Path:
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of the table, where there is none yet."""
+    monkeypatch.setattr(platforms, "TABLE", tmp_path / "platforms.toml")
+    return platforms.TABLE
+
+
+def cpu(path: Path, **changed: object) -> platforms.Platform:
+    """Return the platform of a table with these values."""
     values = {**KEYS, **changed}
     lines = [f"{k} = {v!r}" for k, v in values.items() if v is not None]
-    path = folder / "platforms.toml"
     path.write_text("\n".join(["[cpu]", *lines, ""]), encoding="utf-8")
-    return path
+    return platforms.get("cpu")
 
 
 def test_the_repositorys_table_is_whole_and_pinned_by_what_a_registry_said_or_not_at_all() -> None:
@@ -50,21 +57,20 @@ def test_the_tags_of_a_gpus_image_say_the_torch_and_the_cuda_of_the_table() -> N
             assert platform.devel_tag == platform.tag.replace("-runtime", "-devel")
 
 
-def test_an_image_is_named_by_its_digest_once_it_is_pinned(tmp_path: Path) -> None:
-    unpinned = platforms.get("cpu", table(tmp_path))
+def test_an_image_is_named_by_its_digest_once_it_is_pinned(path: Path) -> None:
+    unpinned = cpu(path)
     assert (unpinned.reference, unpinned.devel_reference) == ("debian:12", "debian:12")
-    pinned = platforms.get("cpu", table(tmp_path, digest=DIGEST, devel_tag="12-devel"))
+    pinned = cpu(path, digest=DIGEST, devel_tag="12-devel")
     assert pinned.reference == f"debian:12@{DIGEST}"
     assert pinned.devel_reference == "debian:12-devel"
 
 
 def test_what_needs_no_torch_stands_on_the_plain_image_where_the_platform_has_one(
-    tmp_path: Path,
+    path: Path,
 ) -> None:
-    assert platforms.get("cpu", table(tmp_path)).plain_reference == "debian:12"
+    assert cpu(path).plain_reference == "debian:12"
     plain = {"plain_image": "ubuntu", "plain_tag": "24.04", "plain_digest": DIGEST}
-    known = platforms.get("cpu", table(tmp_path, **plain))
-    assert known.plain_reference == f"ubuntu:24.04@{DIGEST}"
+    assert cpu(path, **plain).plain_reference == f"ubuntu:24.04@{DIGEST}"
 
 
 def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
@@ -87,20 +93,20 @@ def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
     ],
 )
 def test_a_fault_of_the_table_is_told_by_its_platform_and_key(
-    tmp_path: Path, changed: dict[str, object], fault: str
+    path: Path, changed: dict[str, object], fault: str
 ) -> None:
     with pytest.raises(CiError, match=fault):
-        platforms.load(table(tmp_path, **changed))
+        cpu(path, **changed)
 
 
 @pytest.mark.parametrize("text", ["[cpu", "cpu = 1", "[cpu]\ntag = '1'\ntag = '2'"])
-def test_a_table_that_is_none_is_told(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "platforms.toml"
+def test_a_table_that_is_none_is_told(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CiError, match=r"platforms\.toml"):
-        platforms.load(path)
+        platforms.load()
 
 
-def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CiError, match=r"nowhere\.toml"):
-        platforms.load(tmp_path / "nowhere.toml")
+@pytest.mark.usefixtures("path")
+def test_a_table_that_is_not_there_is_told() -> None:
+    with pytest.raises(CiError, match=r"No such file.*platforms\.toml"):
+        platforms.load()

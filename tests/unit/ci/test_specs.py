@@ -267,30 +267,34 @@ def test_what_is_no_secret_passes(name: str, value: str) -> None:
     assert wrong(but("envs", 0, value={"name": name, "value": value})) == []
 
 
-def written(folder: Path, text: str | bytes) -> Path:
-    path = folder / "bentofile.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of a bentofile, the only one there is."""
+    monkeypatch.setattr(specs, "BENTOS", tmp_path)
+    monkeypatch.setattr(specs, "names", lambda: ["speech"])
+    (tmp_path / "speech").mkdir()
+    return tmp_path / "speech" / "bentofile.yaml"
 
 
 @pytest.mark.parametrize("text", ["service: [", "a: b: c", b"\xff\xfe\x00", "!!python/name:os.x"])
-def test_what_is_no_yaml_is_one_line_with_the_file(tmp_path: Path, text: str | bytes) -> None:
-    path = written(tmp_path, text)
+def test_what_is_no_yaml_is_one_line_with_the_file(path: Path, text: str | bytes) -> None:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CiError) as refused:
-        specs.load("speech", path)
+        specs.load("speech")
     assert str(refused.value).startswith(f"{path}: ")
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_one_line_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("path")
+def test_a_file_that_is_not_there_is_one_line_with_its_name() -> None:
     with pytest.raises(CiError, match="No such file"):
-        specs.load("speech", tmp_path / "bentofile.yaml")
+        specs.load("speech")
 
 
-def test_the_first_fault_is_the_message(tmp_path: Path) -> None:
-    path = written(tmp_path, yaml.safe_dump(but("conda", value={})))
+def test_the_first_fault_is_the_message(path: Path) -> None:
+    path.write_text(yaml.safe_dump(but("conda", value={})))
     with pytest.raises(CiError, match=r"bentofile\.yaml: conda: Extra inputs are not permitted"):
-        specs.load("speech", path)
+        specs.load("speech")
 
 
 def test_an_unknown_bento_is_told_with_those_that_are_there() -> None:
@@ -299,8 +303,9 @@ def test_an_unknown_bento_is_told_with_those_that_are_there() -> None:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> specs.Spec:
-    return specs.load("speech", written(tmp_path, yaml.safe_dump(GOOD)))
+def spec(path: Path) -> specs.Spec:
+    path.write_text(yaml.safe_dump(GOOD))
+    return specs.load("speech")
 
 
 def test_a_label_of_a_platform_wins_there_only(spec: specs.Spec) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import srt
@@ -10,9 +12,7 @@ from hypothesis import strategies as st
 
 from services.transcription.answers import (
     VTT_HEAD,
-    Heard,
-    as_json,
-    as_verbose_json,
+    Answer,
     srt_cue,
     text_piece,
     usage_by_tokens,
@@ -70,23 +70,41 @@ def test_an_arrow_or_a_blank_line_in_a_text_ends_no_cue() -> None:
     assert "&lt;b&gt;&amp;" in vtt_cue(1, said[1])
 
 
+def answer(
+    said: list[Segment], request: TranscriptionRequest = ASKED, seconds: float = 2.0
+) -> dict[str, Any]:
+    """Return the whole answer to what was said."""
+    sound = cast("Any", SimpleNamespace(seconds=seconds, lost_s=0.0))
+    made = Answer(
+        engine=cast("Any", None),
+        request=request,
+        recording=sound,
+        response_format="verbose_json",
+        with_segments=True,
+        as_events=False,
+        on_audio_seconds=print,
+        heard=said,
+    )
+    return made.as_verbose_json()
+
+
 def test_pieces_joined_are_the_whole_text() -> None:
     said = [Segment(0, 1, " One.", "en"), Segment(1, 2, " Two.", "en")]
-    heard = Heard(said, ASKED, 2.0)
-    assert "".join(text_piece(*one) for one in enumerate(said)) == heard.text == "One. Two."
+    pieces = "".join(text_piece(*one) for one in enumerate(said))
+    assert pieces == answer(said)["text"] == "One. Two."
 
 
 def test_the_language_is_the_first_segment_s_or_the_one_that_was_named() -> None:
-    assert Heard([Segment(0, 1, "a", "de")], ASKED, 1.0).spoken == "german"
-    assert Heard([], TranscriptionRequest([], language="fr"), 1.0).spoken == "french"
-    assert Heard([], ASKED, 1.0).spoken == "unknown"
-    assert Heard([], TranscriptionRequest([], language="yue"), 1.0).spoken == "cantonese"
+    assert answer([Segment(0, 1, "a", "de")])["language"] == "german"
+    assert answer([], TranscriptionRequest([], language="fr"))["language"] == "french"
+    assert answer([])["language"] == "unknown"
+    assert answer([], TranscriptionRequest([], language="yue"))["language"] == "cantonese"
 
 
 def test_seconds_and_tokens_are_counted_as_openai_counts_them() -> None:
-    heard = Heard([], ASKED, 2.01)
-    assert as_json(heard)["usage"] == {"type": "duration", "seconds": 3}
-    assert as_verbose_json(heard, segments=True)["duration"] == 2.01
+    whole = answer([], seconds=2.01)
+    assert whole["usage"] == {"type": "duration", "seconds": 3}
+    assert whole["duration"] == 2.01
     assert usage_by_tokens(2.01, 3, 4) == {
         "type": "tokens",
         "input_tokens": 24,

@@ -34,7 +34,7 @@ class Worker:
         assert self.go.acquire(timeout=10)
         if jobs[0][0] == "bad":
             raise RuntimeError("this kind always fails")
-        return jobs
+        return [job for job in jobs if job[0] != "forgotten"]
 
     async def until_begun(self) -> None:
         assert await asyncio.to_thread(self.begun.acquire, timeout=10)
@@ -215,6 +215,16 @@ async def test_a_worker_that_is_dead_fails_everybody_and_hangs_nobody(
     worker.go.release(100)
     told = await asyncio.gather(*asked.tasks[1:], return_exceptions=True)
     assert all(isinstance(one, EngineError) for one in told)
+
+
+async def test_a_worker_that_forgets_a_result_fails_its_batch_alone(
+    worker: Worker, asked: Asked
+) -> None:
+    await asked("a", ("forgotten", "a", 0), ("forgotten", "a", 1))
+    await asked("b", ("file", "b", 0))
+    worker.go.release(100)
+    told = await asyncio.gather(*asked.tasks[1:], return_exceptions=True)
+    assert [type(one) for one in told] == [EngineError, EngineError, tuple]
 
 
 async def test_closing_lets_nobody_wait_and_begins_no_other_batch(worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""One Whisper model on CTranslate2: everything that touches faster-whisper's own class.
+"""One Whisper model on CTranslate2, with faster-whisper's own class and tokenizer.
 
 Its methods may be called from any thread; CTranslate2 releases the GIL while it computes.
 """
@@ -29,8 +29,6 @@ _BEST_OF: Final = 5
 _MOST_COMPRESSION: Final = 2.4
 _LEAST_LOGPROB: Final = -1.0
 _MOST_NO_SPEECH: Final = 0.6
-_PREPENDED: Final = "\"'“¿([{-"
-_APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  as faster-whisper has it
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,13 @@ class Checkpoint:
         from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer  # noqa: PLC0415
         from faster_whisper.transcribe import get_suppressed_tokens  # noqa: PLC0415
 
-        self._whisper = WhisperModel(
+        self.whisper = WhisperModel(
             str(folder), device=device, compute_type=compute_type, cpu_threads=threads
         )
-        self._ct2 = self._whisper.model
-        self.device: str = self._ct2.device
-        self.is_multilingual: bool = self._ct2.is_multilingual
-        words = self._whisper.hf_tokenizer
+        self.ct2 = self.whisper.model
+        self.device: str = self.ct2.device
+        self.is_multilingual: bool = self.ct2.is_multilingual
+        words = self.whisper.hf_tokenizer
         self.languages: frozenset[str] = frozenset({"en"})
         if self.is_multilingual:
             self.languages = frozenset(
@@ -91,14 +89,14 @@ class Checkpoint:
         def tokenizer(language: str, task: Task) -> Any:
             return Tokenizer(words, self.is_multilingual, task=task, language=language)
 
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         any_tokenizer = tokenizer(min(self.languages), "transcribe")
-        self._end: int = any_tokenizer.eot
+        self.end: int = any_tokenizer.eot  # the first token that is no text
         self._suppressed = list(get_suppressed_tokens(any_tokenizer, [-1]))
 
     def features(self, samples: Samples) -> Features:
         """Return the spectrogram of at most 30 s."""
-        spectrogram: Features = self._whisper.feature_extractor(samples)[:, :-1]
+        spectrogram: Features = self.whisper.feature_extractor(samples)[:, :-1]
         return spectrogram[:, :MOST_FRAMES].astype(np.float32, copy=False)
 
     def encode(self, features: Sequence[Features]) -> NDArray[np.float32]:
@@ -107,7 +105,7 @@ class Checkpoint:
         from faster_whisper.audio import pad_or_trim  # noqa: PLC0415
 
         padded = np.stack([pad_or_trim(one, MOST_FRAMES) for one in features])
-        view = self._ct2.encode(_view(padded), to_cpu=True)
+        view = self.ct2.encode(storage(padded), to_cpu=True)
         encoded: NDArray[np.float32] = np.array(view.to(DataType.float32))
         return encoded
 
@@ -117,14 +115,14 @@ class Checkpoint:
             return [{"en": 1.0}] * len(encoded)
         return [
             {token[2:-2]: chance for token, chance in chances}
-            for chances in self._ct2.detect_language(_view(encoded))
+            for chances in self.ct2.detect_language(storage(encoded))
         ]
 
     def tokens(self, text: str) -> list[int]:
         """Return a text's tokens, without those of anything that looks like a control token."""
-        words = self._whisper.hf_tokenizer
+        words = self.whisper.hf_tokenizer
         ids = words.encode(text, add_special_tokens=False).ids
-        return [token for token in ids if token < self._end]
+        return [token for token in ids if token < self.end]
 
     def before(self, prompt: str, keywords: Sequence[str]) -> list[int]:
         """Return the tokens that precede a window's: keywords, and the end of the prompt."""
@@ -137,7 +135,7 @@ class Checkpoint:
 
     def prompt(self, before: Sequence[int], language: str, task: Task, *, times: bool) -> list[int]:
         """Return the tokens that decoding begins with."""
-        tokenizer = self._tokenizer(language, task)
+        tokenizer = self.tokenizer(language, task)
         earlier = [tokenizer.sot_prev, *before] if before else []
         return [*earlier, *tokenizer.sot_sequence, *([] if times else [tokenizer.no_timestamps])]
 
@@ -162,8 +160,8 @@ class Checkpoint:
             }
         else:
             manner = {"beam_size": beam_size}
-        results = self._ct2.generate(
-            _view(encoded),
+        results = self.ct2.generate(
+            storage(encoded),
             [list(prompt) for prompt in prompts],
             max_length=_MOST_TOKENS,
             return_scores=True,
@@ -182,80 +180,23 @@ class Checkpoint:
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without those of times."""
-        said: str = self._whisper.hf_tokenizer.decode([t for t in tokens if t < self._end])
+        said: str = self.whisper.hf_tokenizer.decode([t for t in tokens if t < self.end])
         return said
 
     def data(self, token: int) -> bytes:
         """Return a text token's bytes, which may be part of a character."""
-        letters = self._whisper.hf_tokenizer.id_to_token(token) or ""
+        letters = self.whisper.hf_tokenizer.id_to_token(token) or ""
         known = _bytes()
         if all(letter in known for letter in letters):
             return bytes(known[letter] for letter in letters)
         return letters.encode()
 
-    def split(
-        self, tokens: Sequence[int], language: str, task: Task, frames: int
-    ) -> tuple[list[dict[str, Any]], int]:
-        """Return segments with `start`, `end` and `tokens`, and how many of `frames` they have.
 
-        A window may end in words that lack their last time and have to be decoded again.
-        """
-        segments, seek, _ = self._whisper._split_segments_by_timestamps(  # noqa: SLF001
-            tokenizer=self._tokenizer(language, task),
-            tokens=list(tokens),
-            time_offset=0.0,
-            segment_size=frames,
-            segment_duration=frames / FRAMES_PER_S,
-            seek=0,
-        )
-        return segments, seek
-
-    def add_words(
-        self,
-        segments: list[dict[str, Any]],
-        encoded: NDArray[np.float32],
-        language: str,
-        task: Task,
-        frames: int,
-    ) -> None:
-        """Add `words` to one window's segments, and times that agree with them."""
-        self._whisper.add_word_timestamps(
-            [segments],
-            self._tokenizer(language, task),
-            _view(encoded),
-            frames,
-            _PREPENDED,
-            _APPENDED,
-            0.0,
-        )
-
-    def logprobs(
-        self,
-        tokens: Sequence[int],
-        encoded: NDArray[np.float32],
-        language: str,
-        task: Task,
-        frames: int,
-    ) -> list[float]:
-        """Return the logarithm of the probability of each text token of one window."""
-        if not tokens:
-            return []
-        aligned = self._ct2.align(
-            _view(encoded), self._tokenizer(language, task).sot_sequence, [list(tokens)], frames
-        )[0]
-        chances = np.array(aligned.text_token_probs[: len(tokens)])
-        logarithms: list[float] = np.log(np.maximum(chances, np.finfo(np.float64).tiny)).tolist()
-        return logarithms
-
-    def is_text(self, token: int) -> bool:
-        """Return whether a token is text rather than control."""
-        return token < self._end
-
-
-def _view(encoded: NDArray[np.float32]) -> Any:
+def storage(array: NDArray[np.float32]) -> Any:
+    """Return an array as CTranslate2 takes it."""
     from ctranslate2 import StorageView  # noqa: PLC0415  heavy
 
-    return StorageView.from_array(np.ascontiguousarray(encoded))
+    return StorageView.from_array(np.ascontiguousarray(array))
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from services.transcription.engines.faster_whisper.checkpoint import (
     Checkpoint,
     Decoded,
     Features,
+    storage,
 )
 from services.transcription.engines.protocol import Segment, Task, Token, TranscriptionRequest, Word
 from services.transcription.engines.windows import Timeline
@@ -29,6 +31,8 @@ FALLBACK: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The temperatures at which a window is decoded until the text is good enough."""
 
 _LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
+_PREPENDED: Final = "\"'“¿([{-"
+_APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  as faster-whisper has it
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,18 @@ def segments(
     Those after, which ended in words without their last time, have to be decoded again. With
     `is_last` there are none.
     """
-    decoded, encoded, language = heard.decoded, heard.encoded, heard.language
-    task = request.task
+    decoded = heard.decoded
     if decoded.is_silence:
         return [], frames
-    found, seek = model.split(decoded.tokens, language, task, frames)
+    tokenizer = model.tokenizer(heard.language, request.task)
+    found, seek, _ = model.whisper._split_segments_by_timestamps(  # noqa: SLF001
+        tokenizer=tokenizer,
+        tokens=list(decoded.tokens),
+        time_offset=0.0,
+        segment_size=frames,
+        segment_duration=frames / FRAMES_PER_S,
+        seek=0,
+    )
     if is_last or not 0 < seek <= frames - _LEAST_REST:
         count = sum(len(one["tokens"]) for one in found)
         if 0 <= seek < frames and count < len(decoded.tokens):
@@ -143,16 +154,22 @@ def segments(
         one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()
     ]
     if request.words and found:
-        model.add_words(found, encoded, language, task, frames)
+        model.whisper.add_word_timestamps(
+            [found], tokenizer, storage(heard.encoded), frames, _PREPENDED, _APPENDED, 0.0
+        )
         _keep_apart(found)
+    texts = [[token for token in one["tokens"] if token < model.end] for one in found]
     chances: Iterator[float] = iter(())
-    if request.logprobs:
-        spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
-        chances = iter(model.logprobs(spoken, encoded, language, task, frames))
+    if request.logprobs and found:
+        spoken = [*chain(*texts)]
+        (aligned,) = model.ct2.align(
+            storage(heard.encoded), tokenizer.sot_sequence, [spoken], frames
+        )
+        known = np.maximum(aligned.text_token_probs[: len(spoken)], np.finfo(np.float64).tiny)
+        chances = iter(np.log(known).tolist())
     offset_s = offset / FRAMES_PER_S
     made = []
-    for one in found:
-        spoken = [token for token in one["tokens"] if model.is_text(token)]
+    for one, text in zip(found, texts, strict=True):
         placed = [
             Word(*timeline.inside_s(offset_s + word["start"], offset_s + word["end"]), word["word"])
             for word in one.get("words", ())
@@ -168,8 +185,8 @@ def segments(
             Segment(
                 start_s=start_s,
                 end_s=end_s,
-                text=model.text(spoken),
-                language=language,
+                text=model.text(text),
+                language=heard.language,
                 tokens=tuple(one["tokens"]),
                 avg_logprob=decoded.avg_logprob,
                 compression_ratio=decoded.compression_ratio,
@@ -179,7 +196,7 @@ def segments(
                 words=placed,
                 logprobs=[
                     Token(model.text([token]), model.data(token), chance)
-                    for token, chance in zip(spoken, chances, strict=False)
+                    for token, chance in zip(text, chances, strict=False)
                 ],
             )
         )

@@ -18,6 +18,7 @@ from services.errors import ConfigurationError
 from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+from services.transcription.engines.faster_whisper.decoder import Job, decode
 from services.transcription.engines.windows import SileroDetector
 
 log = logging.getLogger("bentovox.transcription")
@@ -160,13 +161,11 @@ class Loader(Loading[Checkpoint]):
             raise NoModelError(
                 f"no model: {folder} cannot be loaded as a CTranslate2 Whisper: {line(error)}"
             ) from error
-        _warm_up(model)
-        log.info(
-            "loaded %s on %s in %.1f s",
-            self.names[0],
-            model.device,
-            time.monotonic() - began,
-        )
+        # A second of silence, so that a model that cannot work shows at once.
+        silence = model.features(np.zeros(16_000, dtype=np.float32))
+        decode(model, 1, [Job(silence, (), model.languages, times=False)])
+        took_s = time.monotonic() - began
+        log.info("loaded %s on %s in %.1f s", self.names[0], model.device, took_s)
         return model
 
     def _usable_device(self) -> str:
@@ -206,15 +205,3 @@ def _load_cublas(name: str) -> bool:
             continue
         return True
     return False
-
-
-def _warm_up(model: Checkpoint) -> None:
-    """Decode a second of silence, so that a model that cannot work shows at once."""
-    encoded = model.encode([model.features(np.zeros(16_000, dtype=np.float32))])
-    language = max(model.language_chances(encoded)[0])
-    model.generate(
-        encoded,
-        [model.prompt((), language, "transcribe", times=False)],
-        temperature=0.0,
-        beam_size=1,
-    )

@@ -13,10 +13,8 @@ from tests.oci_layouts import Layouts
 BIG = b"b" * (3 << 20)
 LAYERS = ({"usr/bin/tool": BIG, "etc": None}, {"./app/main.py": "print()", "bin": "->usr/bin"})
 
-zstd = pytest.mark.skipif(not shutil.which("zstd"), reason="the command zstd is not installed")
 
-
-@pytest.mark.parametrize("how", ["gzip", pytest.param("zstd", marks=zstd), ""])
+@pytest.mark.parametrize("how", ["gzip", "zstd", ""])
 @pytest.mark.parametrize("make", [Layouts.make, Layouts.archived])
 def test_layers_are_read_whatever_they_are_compressed_with(
     layouts: Layouts, how: str, make: Callable[..., Path]
@@ -63,13 +61,19 @@ def test_whiteouts_are_no_files(layouts: Layouts) -> None:
     assert layer.emptied == ["c"]
 
 
-def test_a_damaged_layer_is_one_line_that_names_it(layouts: Layouts) -> None:
-    root = layouts.make(*LAYERS)
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+@pytest.mark.parametrize(
+    "spoil", [lambda whole: whole[: len(whole) // 2], lambda whole: whole[:9] + b"no" * 99]
+)
+def test_a_damaged_layer_is_one_line_that_names_it(
+    layouts: Layouts, how: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    root = layouts.make(*LAYERS, compression=how)
     for blob in (root / "blobs/sha256").iterdir():
         data = blob.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            blob.write_bytes(data[: len(data) // 2])
-    with pytest.raises(CiError, match=r"the layer sha256:\w{12} is (damaged|no layer): .*again"):
+        if not data.startswith(b"{"):
+            blob.write_bytes(spoil(data))
+    with pytest.raises(CiError, match=r"the layer sha256:\w{12} is no layer: .*again"):
         read(str(root))
 
 
@@ -88,14 +92,6 @@ def test_a_layout_of_two_images_is_refused(layouts: Layouts) -> None:
     (one / "index.json").write_text(f'{{"manifests": [{", ".join(manifests)}]}}')
     with pytest.raises(CiError, match="contains 2 images"):
         read(str(one))
-
-
-@zstd
-def test_a_missing_command_is_named(layouts: Layouts, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = layouts.make({"a": "1"}, compression="zstd")
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CiError, match="compressed with zstd: install the package zstd"):
-        read(str(path))
 
 
 def test_reading_a_large_layer_takes_little_memory(layouts: Layouts) -> None:
