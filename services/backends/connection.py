@@ -172,8 +172,8 @@ class Connection(asyncio.Protocol):
                 self.pause()
 
         def end(_: object) -> None:
-            for piece in (*self.pending, b""):  # no pause: another exchange may have begun
-                arrived.put_nowait(piece)
+            for piece in (*self.pending, b""):
+                arrived.put_nowait(piece)  # no pause: it may be another exchange's by now
 
         self.flow_to(sink)
         self._ended.add_done_callback(end)

@@ -16,7 +16,6 @@ from services.openai.answers import document, of_models
 from services.openai.paths import LIVE_TRANSLATION, REALTIME
 from services.server.admission import Admission, Limits
 from services.server.serving import Readiness, RoleApp
-from services.server.telemetry import RoleMetrics
 from services.settings.sections import ConversationSettings
 
 _SPEECH: Final = "/v1/audio/speech-translations"
@@ -46,8 +45,7 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         realtime, translates = conversation.realtime, conversation.translation.model or None
         live = Admission(Limits(realtime.sessions, 0, conversation.deadline_s))
         sockets[REALTIME] = realtime_conversations(pools, realtime, live)
-        metrics = RoleMetrics("conversation")
-        sockets[LIVE_TRANSLATION] = live_translations(pools, translates, live, metrics)
+        sockets[LIVE_TRANSLATION] = live_translations(pools, translates, live)
         handlers["POST", _SPEECH] = SpeechTranslation(pools, conversation)
     return RoleApp(
         role="conversation",

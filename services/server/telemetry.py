@@ -105,22 +105,6 @@ class RoleMetrics:
         IN_USE.labels(self.role).set_function(lambda: admission.in_use)
         QUEUED.labels(self.role).set_function(lambda: admission.waiting)
 
-    def audio_seconds(self, seconds: float, format_: str) -> None:
-        """Count seconds of audio spoken in one format."""
-        AUDIO_SECONDS.labels(self.role, format_).inc(seconds)
-
-    def heard_seconds(self, seconds: float) -> None:
-        """Count seconds of audio transcribed."""
-        HEARD_SECONDS.labels(self.role).inc(seconds)
-
-    def lag(self, seconds: float) -> None:
-        """Count one sentence of a live translation that is heard so late."""
-        LAG_SECONDS.labels(self.role).observe(seconds)
-
-    def left_out(self) -> None:
-        """Count one sentence of a live translation that would have been heard too late."""
-        LEFT_OUT.labels(self.role).inc()
-
 
 def render() -> bytes:
     """Return this process's metrics in Prometheus' text format."""

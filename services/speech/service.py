@@ -56,9 +56,10 @@ def build() -> RoleApp:
         lambda: create("speech", "kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
     )
     speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
-    metrics = telemetry.RoleMetrics("speech")
     models = Models((*engine.models, *speech.models), role="speech")
-    socket = SpeechSocket(speakers, models, metrics.audio_seconds)
+
+    def count(seconds: float, format_: str) -> None:
+        telemetry.AUDIO_SECONDS.labels("speech", format_).inc(seconds)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -76,8 +77,8 @@ def build() -> RoleApp:
 
     return RoleApp(
         role="speech",
-        handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
-        sockets={SPEECH_STREAM: socket},
+        handlers=routes.handlers_of(speakers, models, count),
+        sockets={SPEECH_STREAM: SpeechSocket(speakers, models, count)},
         limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
         body_limit_bytes=speech.body_limit_bytes,
         body_memory_bytes=speech.body_memory_bytes,

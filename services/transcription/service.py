@@ -51,9 +51,8 @@ def build() -> RoleApp:
     """Return speech to text behind OpenAI's audio API."""
     transcription = settings().transcription
     engine = _engine()
-    metrics = telemetry.RoleMetrics("transcription")
+    count = telemetry.HEARD_SECONDS.labels("transcription").inc
     models = Models((*engine.models, *transcription.models), role="transcription")
-    live = RealtimeSocket(engine, models, metrics.heard_seconds)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -65,8 +64,8 @@ def build() -> RoleApp:
 
     return RoleApp(
         role="transcription",
-        handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
-        sockets={REALTIME: live},
+        handlers=routes.handlers_of(engine, models, transcription, count),
+        sockets={REALTIME: RealtimeSocket(engine, models, count)},
         limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
         body_limit_bytes=transcription.body_limit_bytes,
         body_memory_bytes=transcription.body_memory_bytes,

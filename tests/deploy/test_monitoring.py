@@ -40,9 +40,9 @@ def _config(*path: str) -> dict[str, Any]:
 
 def test_dashboard_names_only_metrics_that_the_services_have() -> None:
     telemetry.RoleMetrics("test").observe("/", 200, 0.1, 0.1)
-    telemetry.RoleMetrics("test").audio_seconds(1, "mp3")
-    telemetry.RoleMetrics("test").heard_seconds(1)
-    telemetry.RoleMetrics("test").lag(1)
+    telemetry.AUDIO_SECONDS.labels("test", "mp3").inc()
+    telemetry.HEARD_SECONDS.labels("test").inc()
+    telemetry.LAG_SECONDS.labels("test").observe(1)
     telemetry.RoleMetrics("test").watch(Admission(Limits(1, 0, 1)))
     known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
     named = set().union(*map(metrics_in, EXPRESSIONS))

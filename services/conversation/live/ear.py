@@ -121,6 +121,8 @@ class Ear:
         return connection
 
     async def _update(self, connection: ClientConnection, changes: dict[str, Any]) -> None:
+        if self._connection is not connection:  # it broke, and nobody listens any more
+            raise BackendError("The transcription service broke off.")
         answer = self._answer = asyncio.get_running_loop().create_future()
         session = {"type": "transcription", "audio": {"input": changes}}
         update = {"type": "session.update", "event_id": _OURS, "session": session}

@@ -41,9 +41,9 @@ from services.openai import realtime
 from services.openai.answers import new_id
 from services.openai.errors import error_told
 from services.openai.reading import ignore, invalid
+from services.server import telemetry
 from services.server.admission import Admission
 from services.server.live import LiveSession
-from services.server.telemetry import RoleMetrics
 
 LASTS_S: Final = 24 * 3600
 """How long a session may last."""
@@ -98,9 +98,7 @@ class Settings:
         }
 
 
-def live_translations(
-    pools: Pools, chat_model: str | None, admission: Admission, metrics: RoleMetrics
-) -> ASGIApp:
+def live_translations(pools: Pools, chat_model: str | None, admission: Admission) -> ASGIApp:
     """Return the application of the WebSocket.
 
     It translates with the backends of `pools`, by `chat_model` or the first one served.
@@ -115,7 +113,7 @@ def live_translations(
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
             await realtime.accept(scope, send)
-            await _Talk(caller, settings, model, scope, send, metrics=metrics).serve(receive)
+            await _Talk(caller, settings, model, scope, send).serve(receive)
 
     return serve
 
@@ -130,14 +128,11 @@ class _Talk(LiveSession):
         model: ChatModel,
         scope: Scope,
         send: Send,
-        *,
-        metrics: RoleMetrics,
     ) -> None:
         super().__init__(scope, send)
         self._caller = caller
         self._settings = settings
         self._model = model
-        self._metrics = metrics
         self._source: str | None = None  # the language that is spoken, if the client has told
         self._ear = Ear(caller, self._hear, self._deafen)
         self._hearing = Hearing()
@@ -261,7 +256,7 @@ class _Talk(LiveSession):
         """Leave out a sentence that would be heard too late."""
         if self._pace.lag_s(sentence.end_s) <= MOST_LAG_S:
             return
-        self._metrics.left_out()
+        telemetry.LEFT_OUT.labels("conversation").inc()
         raise DeadlineError(
             f"a sentence was left out: it would be heard over {MOST_LAG_S:g} s after it was said",
             code="translation_too_late",
@@ -293,7 +288,8 @@ class _Talk(LiveSession):
             elif isinstance(item, stages.Sound):
                 if item.sentence is not speaking:
                     speaking = item.sentence
-                    self._metrics.lag(self._pace.lag_s(speaking.end_s))
+                    lag_s = self._pace.lag_s(speaking.end_s)
+                    telemetry.LAG_SECONDS.labels("conversation").observe(lag_s)
                 self._pace.speak(duration_s(item.samples.size, OUTPUT_RATE_HZ))
                 data = to_int16(item.samples).astype("<i2").tobytes()
                 await self._tell(

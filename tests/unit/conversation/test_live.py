@@ -20,7 +20,8 @@ from services.conversation.live import socket
 from services.conversation.live.ear import Ear
 from services.conversation.live.items import Clause, Item, Items, messages_of
 from services.conversation.speech_translation.stages import is_whole
-from services.errors import InvalidRequestError
+from services.errors import BackendError, InvalidRequestError
+from services.openai.realtime import InputFields
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from tests.fakes.transcription_engine import _characters
 from tests.live_app import spoken, until
@@ -770,6 +771,24 @@ async def test_a_broken_ear_tells_all_of_it_before_it_is_opened_again() -> None:
     await breaks.wait()
     await ear.send({"type": "input_audio_buffer.append"})
     assert told.is_set()
+    await ear.close()
+
+
+async def test_settings_for_an_ear_that_breaks_as_it_opens_are_refused() -> None:
+    """Whoever waits for the answer would else wait forever."""
+
+    class Brief(Line):
+        async def send(self, text: str) -> None:
+            await super().send(text)
+            self._events.put_nowait(None)
+
+    @asynccontextmanager
+    async def brief(*_: str) -> AsyncIterator[Line]:
+        yield Brief()
+
+    ear = Ear(cast("Any", SimpleNamespace(socket=brief)), AsyncMock(), AsyncMock())
+    with pytest.raises(BackendError):
+        await asyncio.wait_for(ear.follow(InputFields()), 5)
     await ear.close()
 
 
