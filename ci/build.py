@@ -24,10 +24,8 @@ EPOCH: Final = 315532800
 """1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
 
 _KEPT_LINES: Final = 1000
-_FAILED: Final = re.compile(
-    r"^------\n > (?P<step>.*):\n(?P<said>(?:\d+\.\d+ .*\n)+)------$", re.MULTILINE
-)
-"""What buildx prints last of a failed step; it has no line of a cache that cannot be read."""
+_FAILED: Final = re.compile(r"^#(\d+) ERROR: process ", re.MULTILINE)
+"""A step whose command failed. What buildx repeats of it at the end is empty now and then."""
 
 
 def repository(name: str, registry: str = "") -> str:
@@ -171,7 +169,9 @@ def build(arguments: Iterable[str]) -> float:
 
 def failure(said: str) -> str:
     """Return the line that says why a build failed, from all that buildx printed."""
-    if step := _FAILED.search(said):
-        printed = re.sub(r"^\d+\.\d+ ", "", step["said"], flags=re.MULTILINE)
-        return docker.explained(printed, step["step"][:120])
+    if failed := _FAILED.search(said):
+        of_step = rf"^#{failed[1]} "
+        (step, *_) = (*re.findall(rf"{of_step}(\[.*)$", said, re.MULTILINE), "docker buildx build")
+        if printed := re.findall(rf"{of_step}\d+\.\d+ (.*)$", said, re.MULTILINE):
+            return docker.explained("\n".join(printed), step[:120])
     return docker.explained(said.rpartition("------\n")[2], "docker buildx build")

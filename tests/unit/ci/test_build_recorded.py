@@ -69,6 +69,14 @@ def test_a_cache_that_cannot_be_read_is_told_and_is_not_why_a_build_failed(
     assert "connection refused" in said
 
 
+def test_a_step_is_told_also_where_buildx_does_not_repeat_what_it_printed() -> None:
+    said = (RECORDED / "failed.txt").read_text(encoding="utf-8")
+    head, name, rest = said.partition(f" > {FAILED}:\n")
+    told = head + name + rest[rest.index("------\n") :]
+    assert told != said
+    assert build.failure(told) == f"{FAILED}: two"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
