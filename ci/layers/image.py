@@ -195,7 +195,10 @@ def _opened(reference: str) -> Iterator[Layout]:
         try:
             archive = stack.enter_context(tarfile.open(path))
         except tarfile.TarError as error:
-            raise CiError(f"the image is no archive of an OCI layout: {error}") from error
+            why = str(error).partition(":\n")[0]  # tarfile tells of each compression that it tried
+            raise CiError(
+                f"the image is no archive of an OCI layout, as `docker save` writes one: {why}"
+            ) from error
         yield archive.extractfile
 
 
