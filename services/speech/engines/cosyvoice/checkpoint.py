@@ -133,7 +133,7 @@ def load(
     if family not in source.families:
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
-            f"{source.families} only: run `python -m ci cosyvoice --from github`",
+            f"{source.families} only: run `python -m ci cosyvoice --from github`"
         )
     chosen = _device(device, needed=fp16 or tensorrt)
     transformers.logging.disable_progress_bar()
@@ -193,7 +193,7 @@ def _built(recipe: Path) -> SimpleNamespace:
         return SimpleNamespace(**{name: built[name] for name in (*_MADE, "sample_rate")})
     except Exception as error:  # whatever upstream's classes say to their arguments
         raise ConfigurationError(
-            f"{recipe} describes no model that can be built: {type(error).__name__}: {error}",
+            f"{recipe} describes no model that can be built: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -233,7 +233,7 @@ def _check(node: Any, path: Path, seen: set[int]) -> None:
     if not fine:
         line = node.start_mark.line + 1
         raise ConfigurationError(
-            f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded",
+            f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded"
         )
     if node.id == "mapping":
         for key, value in node.value:
@@ -251,7 +251,7 @@ def _device(name: str, *, needed: bool) -> torch.device:
     chosen = torch.device("cuda" if there and name != "cpu" else "cpu")
     if needed and chosen.type == "cpu":
         raise ConfigurationError(
-            "fp16 or tensorrt asked for: that needs a GPU, and speech is made on the CPU",
+            "fp16 or tensorrt asked for: that needs a GPU, and speech is made on the CPU"
         )
     return chosen
 

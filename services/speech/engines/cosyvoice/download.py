@@ -106,7 +106,7 @@ def named(model: str, also: Sequence[str] = (LLM,)) -> Path | None:
     if not is_hub_id(model):
         raise ConfigurationError(
             f"model {model!r} is neither a directory that exists nor a hub's id such as "
-            f"{next(iter(REVISIONS))}",
+            f"{next(iter(REVISIONS))}"
         )
     if directory.name.startswith("CosyVoice-300M"):
         raise of_family_1(model)
@@ -128,7 +128,7 @@ def check(directory: Path, also: Sequence[str] = (LLM,)) -> int:
     if pointers := [name for name in names if _is_pointer(directory / name)]:
         raise ConfigurationError(
             f"{directory}: {', '.join(pointers)} is only Git LFS's pointer to the file; run "
-            "`git lfs pull` there",
+            "`git lfs pull` there"
         )
     return family
 
@@ -158,5 +158,5 @@ def of_family_1(model: str) -> ConfigurationError:
     """Return the error that says what is served in the place of such a model."""
     return ConfigurationError(
         f"{model} is of family 1, which is not served any more: family 2 "
-        "(FunAudioLLM/CosyVoice2-0.5B) and family 3 (FunAudioLLM/Fun-CosyVoice3-0.5B-2512) are",
+        "(FunAudioLLM/CosyVoice2-0.5B) and family 3 (FunAudioLLM/Fun-CosyVoice3-0.5B-2512) are"
     )

@@ -248,6 +248,6 @@ def lexicon_in(path: Path) -> Lexicon:
         word.strip() and isinstance(spelling, str) for word, spelling in spellings.items()
     ):
         raise ConfigurationError(
-            f'{path} is no JSON object of words and spellings, such as {{"SQL": "sequel"}}',
+            f'{path} is no JSON object of words and spellings, such as {{"SQL": "sequel"}}'
         )
     return Lexicon(spellings)

@@ -50,7 +50,7 @@ def find(root: Path | None = None) -> Code:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"CosyVoice's code is not in {root}: run `python -m ci cosyvoice`, or name its folder "
-            "in BENTOVOX_SPEECH__COSYVOICE__CODE",
+            "in BENTOVOX_SPEECH__COSYVOICE__CODE"
         ) from error
 
 

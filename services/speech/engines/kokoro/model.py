@@ -227,7 +227,7 @@ class Source(Loading[Model]):
             self._directory = Path(model).expanduser()
         elif not is_hub_id(model):
             raise ConfigurationError(
-                f"model {model!r} is neither a directory nor a Hugging Face id like {REPOSITORY}",
+                f"model {model!r} is neither a directory nor a Hugging Face id like {REPOSITORY}"
             )
         self._packaged = PACKAGED if model == REPOSITORY and not revision else None
         self._hub = HubModel(

@@ -74,7 +74,7 @@ class VllmOmniEngine(SpeaksOnly):
                 f"speech.vllm_omni.url {url!r} is no URL of a vLLM-Omni server. Start one on a "
                 f"machine with a GPU with `vllm-omni serve {_MODEL} --omni --port 8091`, and set "
                 "BENTOVOX_SPEECH__VLLM_OMNI__URL to where it is, such as http://gpu-box:8091 "
-                "(docs/engines/vllm-omni.md)",
+                "(docs/engines/vllm-omni.md)"
             )
         self.lack = "not started"
         self._client = OmniClient(url, api_key)

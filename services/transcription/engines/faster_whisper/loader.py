@@ -126,7 +126,7 @@ class Loader(Loading[Checkpoint]):
         else:
             raise ConfigurationError(
                 f"model {model!r} is neither a directory nor a Hugging Face id such as "
-                f"Systran/faster-whisper-tiny nor one of {', '.join(_SIZES)}",
+                f"Systran/faster-whisper-tiny nor one of {', '.join(_SIZES)}"
             )
 
     def find(self, tell: Callable[[str], None]) -> Path:
